@@ -1,0 +1,300 @@
+"""The plan: every number of a run, computed from a profile and a recipe. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hpcgemma.errors import ConfigError, InputError, Problem
+from hpcgemma.profiles import Profile, QueueSpec
+from hpcgemma.recipes.batch import accumulation_steps
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.walltime import format_walltime, parse_walltime
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one run asks of one machine, with nothing left to compute."""
+
+    run_name: str
+    run_id: str
+    """The run's identity: in the job's comment and environment, since Slurm reuses job ids."""
+    profile: str
+    recipe: str
+    scheduler: Literal["slurm", "none"]
+    device: Literal["cuda", "cpu", "auto"]
+    account: str | None
+    partition: str | None
+    qos: str | None
+    constraint: str | None
+    exclusive: bool
+    nodes: int
+    ranks_per_node: int
+    """Processes per node, one per GPU."""
+    gpus_per_node: int
+    """GPUs asked of Slurm per node; 0 where the machine has none to ask for."""
+    gpu_style: Literal["gres", "gpus_per_node", "none"]
+    gpu_type: str | None
+    cpus_per_rank: int | None
+    memory_mb_per_node: int | None
+    walltime_min: int
+    continue_by: Literal["successor", "requeue"]
+    signal: str
+    """Name of the warning signal without SIG."""
+    signal_lead_s: int
+    max_relaunches: int
+    accumulation_steps: int
+    offline: bool
+    socket_interface: str | None
+    modules_purge: bool
+    modules_load: tuple[str, ...]
+    unset: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    poll_interval_s: float
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the run."""
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def comment(self) -> str:
+        """What marks a Slurm job as one of this run's."""
+        return f"hpcgemma:{self.run_id}"
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return the plan as plain values for run.yaml."""
+        values = dataclasses.asdict(self)
+        return values | {
+            "modules_load": list(self.modules_load),
+            "unset": list(self.unset),
+            "env": dict(self.env),
+        }
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Plan:
+        """Return the plan that `as_mapping` wrote."""
+        return cls(
+            **values
+            | {
+                "modules_load": tuple(values["modules_load"]),
+                "unset": tuple(values["unset"]),
+                "env": tuple(values["env"].items()),
+            }
+        )
+
+
+def make_plan(
+    profile: Profile,
+    recipe: Recipe,
+    *,
+    run_name: str,
+    run_id: str,
+    account: str | None = None,
+    walltime: str | None = None,
+) -> Plan:
+    """Return the plan of a run.
+
+    Args:
+        profile: What the cluster offers.
+        recipe: What the run wants.
+        run_name: Name of the run and of its folder.
+        run_id: Identity of the run, letters and digits.
+        account: Account that pays; None where the site needs none.
+        walltime: Time limit of one job in sbatch's forms; None takes the recipe's.
+
+    Raises:
+        ConfigError: Everything about the run that this cluster cannot do, each with what it can.
+    """
+    problems: list[Problem] = []
+    resources = recipe.resources
+    place = f"recipe {recipe.name!r}"
+    problems += _name_problems(run_name, account, profile)
+
+    try:
+        walltime_min = parse_walltime(walltime or resources.walltime)
+    except ValueError as error:
+        problems.append(Problem(place="--time", field="", message=str(error)))
+        walltime_min = 1
+    problems += _node_problems(profile, recipe)
+    queue = _choose_queue(profile, resources.nodes, walltime_min, problems)
+
+    world_size = resources.nodes * resources.gpus_per_node
+    accumulation = 1
+    try:
+        accumulation = accumulation_steps(
+            global_batch=recipe.training.global_batch,
+            micro_batch=recipe.training.micro_batch,
+            world_size=world_size,
+        )
+    except InputError as error:
+        problems.append(Problem(place=place, field="", message=error.problem, hint=error.hint))
+    lead_s = profile.continuation.lead_s
+    if profile.scheduler == "slurm" and lead_s >= walltime_min * 60:
+        problems.append(
+            Problem(
+                place="--time",
+                field="",
+                message=f"{format_walltime(walltime_min)} is not longer than the warning lead of {lead_s} s",
+                hint=f"ask for more than {lead_s // 60 + 1} minutes",
+            )
+        )
+    if problems:
+        raise ConfigError(
+            f"recipe {recipe.name!r} does not fit profile {profile.name!r}",
+            problems,
+            _hint(profile, problems),
+        )
+
+    on_slurm = profile.scheduler == "slurm"
+    memory_per_gpu_mb = resources.memory_per_gpu_mb or profile.request.memory_per_gpu_mb
+    asks_gpus = on_slurm and profile.request.gpu_style != "none"
+    return Plan(
+        run_name=run_name,
+        run_id=run_id,
+        profile=profile.name,
+        recipe=recipe.name,
+        scheduler=profile.scheduler,
+        device=profile.device,
+        account=account,
+        partition=queue.partition,
+        qos=queue.qos,
+        constraint=profile.request.constraint,
+        exclusive=profile.request.exclusive,
+        nodes=resources.nodes,
+        ranks_per_node=resources.gpus_per_node,
+        gpus_per_node=resources.gpus_per_node if asks_gpus else 0,
+        gpu_style=profile.request.gpu_style,
+        gpu_type=profile.node.gpu_type,
+        cpus_per_rank=profile.request.cpus_per_gpu,
+        memory_mb_per_node=memory_per_gpu_mb * resources.gpus_per_node if memory_per_gpu_mb else None,
+        walltime_min=walltime_min,
+        continue_by=profile.continuation.mode,
+        signal=profile.continuation.signal,
+        signal_lead_s=lead_s,
+        max_relaunches=profile.continuation.max_relaunches,
+        accumulation_steps=accumulation,
+        offline=profile.network.compute_internet == "none",
+        socket_interface=profile.network.socket_interface,
+        modules_purge=profile.modules.purge,
+        modules_load=tuple(profile.modules.load),
+        unset=tuple(profile.modules.unset),
+        env=tuple(profile.env.items()),
+        poll_interval_s=profile.poll_interval_s,
+    )
+
+
+def _name_problems(run_name: str, account: str | None, profile: Profile) -> list[Problem]:
+    problems = []
+    if not RUN_NAME.fullmatch(run_name):
+        problems.append(
+            Problem(
+                place="--name",
+                field="",
+                message=f"{run_name!r} is not a run name",
+                hint="up to 100 letters, digits, '_', '.' and '-', the first a letter or digit",
+            )
+        )
+    if account is not None and not ACCOUNT.fullmatch(account):
+        problems.append(
+            Problem(
+                place="--account",
+                field="",
+                message=f"{account!r} is not an account",
+                hint="letters, digits, '_', '.', '@' and '-' only",
+            )
+        )
+    if account is None and profile.account.required:
+        find = f"; `{profile.account.discover}` lists yours" if profile.account.discover else ""
+        problems.append(
+            Problem(
+                place=f"profile {profile.name!r}",
+                field="account",
+                message="this site needs an account and none was given",
+                hint=f"--account NAME, or HPCGEMMA_ACCOUNT, or accounts.{profile.name} in config.yaml{find}",
+            )
+        )
+    return problems
+
+
+def _node_problems(profile: Profile, recipe: Recipe) -> list[Problem]:
+    resources, node = recipe.resources, profile.node
+    place = f"recipe {recipe.name!r}"
+    problems: list[Problem] = []
+    if node.gpus is not None and resources.gpus_per_node > node.gpus:
+        whole_nodes = -(-resources.nodes * resources.gpus_per_node // node.gpus) if node.gpus else 0
+        problems.append(
+            Problem(
+                place=place,
+                field="resources.gpus_per_node",
+                message=f"asks for {resources.gpus_per_node} GPUs a node; {profile.name!r} has {node.gpus}",
+                hint=f"--set resources.gpus_per_node={node.gpus} --set resources.nodes={whole_nodes}",
+            )
+        )
+        return problems  # memory and CPUs follow from the GPUs
+    if profile.scheduler == "none" and resources.nodes > 1:
+        problems.append(
+            Problem(
+                place=place,
+                field="resources.nodes",
+                message=f"asks for {resources.nodes} nodes; {profile.name!r} is one machine",
+                hint="--set resources.nodes=1",
+            )
+        )
+    memory_per_gpu_mb = resources.memory_per_gpu_mb or profile.request.memory_per_gpu_mb
+    if memory_per_gpu_mb and node.memory_mb and memory_per_gpu_mb * resources.gpus_per_node > node.memory_mb:
+        problems.append(
+            Problem(
+                place=place,
+                field="resources.memory_per_gpu_mb",
+                message=f"{memory_per_gpu_mb} MB x {resources.gpus_per_node} GPUs; a node of {profile.name!r} "
+                f"gives at most {node.memory_mb} MB",
+                hint=f"--set resources.memory_per_gpu_mb={node.memory_mb // resources.gpus_per_node}",
+            )
+        )
+    cpus = profile.request.cpus_per_gpu
+    if cpus and node.cpus and cpus * resources.gpus_per_node > node.cpus:
+        problems.append(
+            Problem(
+                place=f"profile {profile.name!r}",
+                field="request.cpus_per_gpu",
+                message=f"{cpus} CPUs x {resources.gpus_per_node} GPUs; a node has {node.cpus}",
+                hint=f"at most {node.cpus // resources.gpus_per_node} fit",
+            )
+        )
+    return problems
+
+
+def _choose_queue(profile: Profile, nodes: int, walltime_min: int, problems: list[Problem]) -> QueueSpec:
+    ordered = sorted(profile.queues, key=lambda queue: not queue.default)
+    reasons = []
+    for queue in ordered:
+        longest_min = parse_walltime(queue.max_walltime) if queue.max_walltime else None
+        if longest_min is not None and walltime_min > longest_min:
+            reasons.append(f"{queue.name}: at most {format_walltime(longest_min)}")
+        elif queue.max_nodes is not None and nodes > queue.max_nodes:
+            reasons.append(f"{queue.name}: at most {queue.max_nodes} nodes")
+        elif nodes < queue.min_nodes:
+            reasons.append(f"{queue.name}: at least {queue.min_nodes} nodes")
+        else:
+            return queue
+    problems.append(
+        Problem(
+            place=f"profile {profile.name!r}",
+            field="queues",
+            message=f"no queue takes {nodes} nodes for {format_walltime(walltime_min)}",
+            hint="; ".join(reasons),
+        )
+    )
+    return ordered[0]
+
+
+def _hint(profile: Profile, problems: list[Problem]) -> str:
+    if len(problems) == 1 and problems[0].field == "account":
+        return f"hpcgemma submit --profile {profile.name} --account NAME ..."
+    return "change what is named; nothing was submitted"

@@ -1,0 +1,260 @@
+"""The types of a recipe. Each field carries its doc, and its unit, under it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hpcgemma.configfile import Section, Walltime
+
+
+class QuantizationSpec(Section):
+    """Weights kept in few bits while adapters train (QLoRA, Dettmers et al. 2023)."""
+
+    bits: Literal[4] = 4
+    """Bits per weight."""
+    type: Literal["nf4", "fp4"] = "nf4"
+    """The 4-bit data type."""
+    double_quantization: bool = True
+    """Quantize the quantization constants too; saves 0.4 bits per weight."""
+
+
+class ModelSpec(Section):
+    """Which model, and how it is loaded."""
+
+    path: str | None = None
+    """Folder, or hub name, of pretrained weights; null starts from random weights of the shape in `config`."""
+    revision: str | None = None
+    """Commit or tag of the hub repository; null is the newest in the cache."""
+    config: dict[str, Any] = {}
+    """Fields of the transformers config: the whole shape of a random start (with `model_type`); for pretrained
+    weights, what their config is expected to say, checked when they are loaded."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
+    """Attention implementation; auto takes one that applies the model's softcap exactly."""
+    quantization: QuantizationSpec | None = None
+    """Quantization of the frozen weights; null keeps them whole."""
+
+
+class LoraSpec(Section):
+    """Low-rank adapters (Hu et al. 2021), through peft."""
+
+    rank: int = Field(16, gt=0)
+    """Rank r of the adapters."""
+    alpha: int = Field(32, gt=0)
+    """Scaling; the adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
+    """Names of the linear layers that get an adapter."""
+    modules_to_save: list[str] = []
+    """Modules trained whole beside the adapters; tied weights stay tied."""
+
+
+class GeneratorSpec(Section):
+    """Rows that hpcgemma draws itself, the same on every machine."""
+
+    name: Literal["svg_captions"] = "svg_captions"
+    """Which generator."""
+    train_rows: int = Field(2048, gt=0)
+    """Training rows to draw."""
+    eval_rows: int = Field(256, gt=0)
+    """Held-out rows to draw; none of them is among the training rows."""
+    seed: int = 0
+    """Seed of the drawings."""
+
+
+class DataSpec(Section):
+    """Where the rows come from and how they become tokens."""
+
+    train: str | None = None
+    """JSON-lines file of training rows; relative to the folder of submission."""
+    eval: str | None = None
+    """JSON-lines file of held-out rows; null: a share of the training file."""
+    eval_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the training file held out where `eval` is null."""
+    generator: GeneratorSpec | None = None
+    """Rows drawn by hpcgemma; in place of `train` and `eval`."""
+    format: Literal["messages", "prompt_completion", "svg_caption"] = "messages"
+    """What a row holds: `messages`; `prompt` and `completion`; or `svg` and `caption`."""
+    instruction: str = "Describe this SVG drawing."
+    """What the user turn of an svg_caption row asks, before the SVG."""
+    max_length: int = Field(1024, gt=1)
+    """Tokens per row; a longer one is left out and counted."""
+    num_workers: int = Field(0, ge=0)
+    """Processes per rank that collate batches; 0 collates in the trainer itself."""
+    pin_memory: bool = False
+    """Collate into pinned host memory, which copies to a GPU faster."""
+
+
+class TokenizerSpec(Section):
+    """Which tokenizer: the model's own, or a small one trained from the rows."""
+
+    path: str | None = None
+    """Folder or hub name; null is that of the model."""
+    train_vocab_size: int | None = Field(None, ge=300)
+    """Train a byte-pair tokenizer with Gemma's special tokens to this size from the training rows."""
+
+
+class OptimizerSpec(Section):
+    """The optimizer."""
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW (Loshchilov and Hutter 2019)."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    """Decay of the first and second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay; not applied to norms and biases."""
+    fused: bool = True
+    """One kernel for all parameters, where the device has it."""
+
+
+class ScheduleSpec(Section):
+    """Learning rate over the steps."""
+
+    name: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "cosine"
+    """Shape after the warm-up."""
+    warmup: float = Field(0.0, ge=0)
+    """Below 1: share of all steps; from 1 on: steps."""
+    num_cycles: int = Field(1, gt=0)
+    """Cycles of cosine_with_restarts."""
+
+
+class TrainingSpec(Section):
+    """The loop."""
+
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(None, gt=0)
+    """Optimizer steps to take at most; null: as many as the epochs give."""
+    global_batch: int = Field(16, gt=0)
+    """Rows per optimizer step, over all GPUs; a multiple of micro_batch x GPUs."""
+    micro_batch: int = Field(1, gt=0)
+    """Rows per GPU and forward pass."""
+    eval_micro_batch: int = Field(1, gt=0)
+    """Rows per GPU and forward pass of an evaluation."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Gradients are clipped to this norm; null does not clip."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16: weights and arithmetic of the model in bfloat16 autocast; fp32: all in float32."""
+    tf32: bool = True
+    """TensorFloat-32 matrix products on GPUs that have them."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a fifth slower."""
+    compile: bool = False
+    """torch.compile the model."""
+    empty_cache_every_steps: int | None = Field(None, gt=0)
+    """Return cached GPU memory to the device every so many steps; null never does."""
+    gpu_memory_fraction: float | None = Field(None, gt=0, le=1)
+    """Cap of the memory a process may take of its GPU; the rest is a buffer. null: no cap."""
+    log_every_steps: int = Field(1, gt=0)
+    """Steps between lines of metrics.jsonl."""
+    seed: int = 0
+    """Seed of row order, dropout and random starts."""
+
+
+class EarlyStoppingSpec(Section):
+    """Stop when the evaluation loss no longer falls."""
+
+    patience: int = Field(gt=0)
+    """Evaluations without improvement before the end."""
+    threshold: float = Field(0.0, ge=0)
+    """A fall of at most this much does not count."""
+
+
+class GenerationSpec(Section):
+    """Answers generated for held-out rows, before and after the training, and scored against the true ones."""
+
+    rows: int = Field(64, gt=0)
+    """Held-out rows to answer."""
+    max_new_tokens: int = Field(64, gt=0)
+    """Tokens of an answer at most."""
+
+
+class EvaluationSpec(Section):
+    """How the model is judged during and after the training."""
+
+    every_steps: int | None = Field(None, gt=0)
+    """Steps between evaluations of the held-out loss; null: only at the end."""
+    best_at_end: bool = True
+    """final/ holds the weights of the lowest held-out loss, not the last ones."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """null trains to the end."""
+    generation: GenerationSpec | None = None
+    """null generates nothing."""
+
+
+class CheckpointSpec(Section):
+    """When the state is saved, and how much of it is kept."""
+
+    every_steps: int = Field(100, gt=0)
+    """Steps between checkpoints; at most this much is computed again after a crash."""
+    keep: int = Field(2, ge=2)
+    """Newest checkpoints kept, beside the best one. Never below two."""
+
+
+class StrategySpec(Section):
+    """How the work is spread over the GPUs."""
+
+    name: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: a whole copy on each GPU; deepspeed: states sharded by ZeRO."""
+    zero_stage: Literal[1, 2, 3] | None = None
+    """What ZeRO shards: 1 optimizer, 2 and gradients, 3 and weights. Only for deepspeed."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory. Only for deepspeed."""
+    reduce_bucket_size: int | None = Field(None, gt=0)
+    """Elements reduced at once. Only for deepspeed."""
+    allgather_bucket_size: int | None = Field(None, gt=0)
+    """Elements gathered at once. Only for deepspeed."""
+
+
+class ResourcesSpec(Section):
+    """What the run asks of a cluster."""
+
+    nodes: int = Field(1, gt=0)
+    """Nodes."""
+    gpus_per_node: int = Field(1, gt=0)
+    """GPUs of each node; one rank (process) runs per GPU."""
+    memory_per_gpu_mb: int | None = Field(None, gt=0)
+    """Host memory per GPU in MB; null: the profile's share."""
+    walltime: Walltime = "01:00:00"
+    """Time limit of one job, as in sbatch's --time; the run goes on in further jobs."""
+
+
+class Recipe(Section):
+    """What a run wants."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Name of the recipe, as its file is called."""
+    description: str
+    """One sentence: what is trained, on what."""
+    model: ModelSpec
+    """Which model."""
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    """Which tokenizer."""
+    lora: LoraSpec | None = None
+    """Adapters; null trains all parameters."""
+    data: DataSpec
+    """Which rows."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """Optimizer."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """Learning rate over the steps."""
+    training: TrainingSpec = TrainingSpec()
+    """The loop."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """Evaluation."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """Checkpoints."""
+    strategy: StrategySpec = StrategySpec()
+    """Spread over the GPUs."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """What is asked of the cluster."""
+    tensorboard: bool = True
+    """Write TensorBoard files beside metrics.jsonl."""

@@ -1,0 +1,1 @@
+"""Tests against a real Slurm that they start themselves on this machine."""

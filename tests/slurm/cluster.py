@@ -1,0 +1,438 @@
+"""A real Slurm of four pretended GPU nodes on this machine's loopback, for tests.
+
+    with SlurmCluster() as cluster:
+        job_id = cluster.run("sbatch", "--parsable", "--wrap", "hostname").stdout.strip()
+        cluster.wait_for(lambda: cluster.job_state(job_id) == "COMPLETED", "the job to complete")
+
+Needs root and the Debian packages that ``tools/install_slurm.sh`` installs. Each cluster has its own key, ports and
+folder, so several live side by side. The recipe and its reasons: docs of the facts in ``configuration.py``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import random
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from . import processes
+from .configuration import (
+    ACCOUNT,
+    CLUSTER_NAME,
+    GPUS_PER_NODE,
+    URGENT_PARTITION,
+    ClusterOptions,
+    ClusterPorts,
+    cgroup_conf,
+    gres_conf,
+    node_names,
+    slurm_conf,
+    slurmdbd_conf,
+)
+
+BASIC_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
+
+# Debian keeps the daemons where an ordinary user's PATH does not look.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
+
+# Below the ports the kernel gives to outgoing connections, so that nobody takes the port of a stopped controller.
+PORT_RANGE = range(20000, 32000)
+
+# One cluster uses at most this many job ids; no two clusters of one machine share an id, since under cgroup v1 they
+# would share the job's cgroup too.
+JOB_IDS_PER_CLUSTER = 1000
+
+# Small and careless: the data of a test may be lost with the machine.
+MARIADB_TUNING = (
+    "--innodb-buffer-pool-size=32M",
+    "--innodb-log-file-size=4M",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-flush-method=nosync",
+)
+
+
+def missing_reason(*, accounting: bool = True) -> str | None:
+    """Return the sentence that says why no cluster can be started here; None if one can."""
+    if os.geteuid() != 0:
+        return "a real Slurm is started as root only, and this is an ordinary user"
+    wanted = BASIC_PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    missing = [program for program in wanted if shutil.which(program, path=SEARCH_PATH) is None]
+    if missing:
+        return f"Slurm is not installed here ({', '.join(missing)} not found); run tools/install_slurm.sh"
+    return None
+
+
+class SlurmCluster:
+    """A Slurm cluster that lives as long as a ``with`` block, or from ``start`` to ``stop``.
+
+    Four nodes ``node1`` to ``node4`` of 32 cores, 514000 MB and four pretended A100 each; a preemptible partition
+    ``boost_usr_prod`` and a partition ``urgent`` that preempts it; the account ``demo_acc``; the QOS
+    ``boost_qos_dbg`` (2 nodes, 30 minutes, 2 jobs a user) and ``boost_qos_lprod`` (4 days).
+
+    Args:
+        proctrack: How Slurm finds a job's processes; see ``ClusterOptions`` for this and all the others.
+        send_user_signal: Whether preemption sends the signal the job asked for.
+        accounting: Whether slurmdbd runs, and accounts and QOS are enforced.
+        grace_time_s: Seconds from the preemption notice to the end of a job.
+        cred_expire: Seconds a requeued job waits, less one; None for Slurm's own 120 s.
+        kill_wait_s: Seconds between SIGTERM and SIGKILL.
+        min_job_age: Seconds a finished job stays known to squeue.
+        message_timeout_s: Seconds a Slurm command waits for an answer.
+        slurmd_timeout_s: Seconds of silence after which a node is DOWN.
+    """
+
+    def __init__(
+        self,
+        *,
+        proctrack: Literal["linuxproc", "cgroup"] = "linuxproc",
+        send_user_signal: bool = False,
+        accounting: bool = True,
+        grace_time_s: int = 30,
+        cred_expire: int | None = 6,
+        kill_wait_s: int = 5,
+        min_job_age: int = 300,
+        message_timeout_s: int = 10,
+        slurmd_timeout_s: int = 20,
+    ) -> None:
+        self.options = ClusterOptions(
+            proctrack=proctrack,
+            send_user_signal=send_user_signal,
+            accounting=accounting,
+            grace_time_s=grace_time_s,
+            cred_expire_s=cred_expire,
+            kill_wait_s=kill_wait_s,
+            min_job_age_s=min_job_age,
+            message_timeout_s=message_timeout_s,
+            slurmd_timeout_s=slurmd_timeout_s,
+        )
+        self.folder = Path()
+        self.conf = Path()
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard: processes.Guard | None = None
+        self._job_ids = range(0)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> SlurmCluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all daemons and return when the four nodes are idle; after a failure nothing is left running."""
+        # A short path, since a Unix socket's may have no more than 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.conf = self.folder / "slurm.conf"
+        self._guard = processes.Guard(self.folder, self.conf)
+        atexit.register(self.stop)
+        try:
+            self._write_files()
+            if self.options.accounting:
+                self._start_database_server()
+            self._start_munge()
+            if self.options.accounting:
+                self._start_accounting()
+            self._start_daemon("slurmctld", ["slurmctld", "-D"])
+            for node in node_names():
+                self.start_node(node)
+            self.wait_for(self._all_nodes_idle, "the nodes to become idle", timeout_s=30)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End every process of this cluster, jobs included, and remove its folder. A second call does nothing."""
+        if self._guard is None:
+            return
+        for name in reversed(list(self._daemons)):
+            processes.end_daemon(self._daemons.pop(name))
+        processes.kill_until_gone(self.folder, self.conf)
+        for node in node_names():
+            processes.remove_cgroups(node, self._job_ids)
+        self._guard.dismiss()
+        self._guard = None
+        atexit.unregister(self.stop)
+        processes.remove_folder(self.folder)
+
+    def processes_left(self) -> set[int]:
+        """Return the processes that belong to this cluster, whether it runs or has been stopped."""
+        return processes.cluster_processes(self.folder, self.conf)
+
+    # --- commands and jobs ---------------------------------------------------------------------------------------
+
+    def env(self) -> dict[str, str]:
+        """Return the environment in which Slurm commands talk to this cluster: SLURM_CONF and PATH, no more."""
+        return {"SLURM_CONF": str(self.conf), "PATH": SEARCH_PATH}
+
+    def run(self, *argv: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command against this cluster; its exit status is the caller's to look at."""
+        return subprocess.run(
+            list(argv),
+            env=self.env(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=self.folder,
+            check=False,
+        )
+
+    def submit(self, *arguments: str) -> str:
+        """Submit a job with ``sbatch`` and return its id.
+
+        Raises:
+            RuntimeError: Slurm refused it.
+        """
+        answer = self.run("sbatch", "--parsable", *arguments)
+        if answer.returncode != 0:
+            raise RuntimeError(f"sbatch {' '.join(arguments)}: {answer.stderr}")
+        return answer.stdout.strip().partition(";")[0]
+
+    def urgent_job(self, *, nodes: int | str = 1, seconds: float = 3600) -> str:
+        """Submit a job that takes whole nodes and preempts what runs there; return its id.
+
+        Args:
+            nodes: How many nodes, or which, as ``node1,node2``.
+            seconds: How long it sleeps there.
+        """
+        where = f"--nodes={nodes}" if isinstance(nodes, int) else f"--nodelist={nodes}"
+        return self.submit(
+            f"--partition={URGENT_PARTITION}",
+            "--exclusive",
+            where,
+            f"--gres=gpu:{GPUS_PER_NODE}",
+            "--job-name=urgent",
+            "--output=/dev/null",
+            f"--wrap=exec sleep {seconds}",
+        )
+
+    def job_state(self, job_id: str) -> str:
+        """Return Slurm's long state of a job, as PENDING or RUNNING; empty if the controller does not know it."""
+        answer = self.run("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    def user_processes(self, job_id: str) -> dict[int, str]:
+        """Return what a job runs, srun included and slurmstepd not: the command line of each process."""
+        found = {}
+        for pid in processes.all_pids():
+            environment = processes.environment_of(pid)
+            own = (
+                environment.get("SLURM_CONF") == str(self.conf) and environment.get("SLURM_JOB_ID") == job_id
+            )
+            line = processes.command_line(pid) if own else ""
+            if line and not line.startswith("slurmstepd"):
+                found[pid] = line
+        return found
+
+    def wait_for(self, predicate: Callable[[], object], description: str, timeout_s: float = 30) -> None:
+        """Poll until the predicate is true.
+
+        Args:
+            predicate: Asked ten times a second.
+            description: What is waited for, for the error's text.
+            timeout_s: Seconds until this gives up.
+
+        Raises:
+            TimeoutError: It did not come true; the text shows the queue and the end of the controller's log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not predicate():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout_s:g} s for {description}\n{self._picture()}")
+            time.sleep(0.1)
+
+    # --- faults --------------------------------------------------------------------------------------------------
+
+    def stop_controller(self) -> None:
+        """End slurmctld as an admin would; running jobs go on."""
+        processes.end_daemon(self._daemons.pop("slurmctld"), patience_s=20)
+
+    def start_controller(self) -> None:
+        """Start slurmctld again and return when it answers."""
+        self._start_daemon("slurmctld", ["slurmctld", "-D"])
+        self.wait_for(lambda: self.run("scontrol", "ping").returncode == 0, "the controller to answer")
+
+    def pause_controller(self) -> None:
+        """Let slurmctld hang: connections are taken by the kernel, answers do not come."""
+        self._daemons["slurmctld"].send_signal(signal.SIGSTOP)
+
+    def resume_controller(self) -> None:
+        """Let a paused slurmctld go on; it then works off what it was sent meanwhile."""
+        self._daemons["slurmctld"].send_signal(signal.SIGCONT)
+
+    def stop_database(self) -> None:
+        """End slurmdbd: sacct fails from now on, jobs go on."""
+        processes.end_daemon(self._daemons.pop("slurmdbd"), patience_s=10)
+
+    def start_database(self) -> None:
+        """Start slurmdbd again and return when it answers."""
+        self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
+        self.wait_for(self._database_answers, "slurmdbd to answer")
+
+    def start_node(self, node: str) -> None:
+        """Start the slurmd of one node; its GPUs and name are as before."""
+        self._start_daemon(f"slurmd-{node}", ["slurmd", "-D", "-N", node])
+
+    def kill_node(self, node: str) -> None:
+        """Lose a node at once: its slurmd, its slurmstepds and all that its jobs run there."""
+        daemon = self._daemons.pop(f"slurmd-{node}")
+        steps = processes.with_descendants(processes.owners_of_sockets(self.folder / "spool" / node))
+        processes.end_daemon(daemon)
+        for pid in steps - {daemon.pid}:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    # --- start-up ------------------------------------------------------------------------------------------------
+
+    def _write_files(self) -> None:
+        # The user mysql must be able to pass through.
+        self.folder.chmod(0o755)
+        for name in ("munge", "state", "spool"):
+            (self.folder / name).mkdir(mode=0o755)
+        for number in range(GPUS_PER_NODE):
+            # Slurm sets CUDA_VISIBLE_DEVICES only for device files, so these are further names of /dev/null.
+            os.mknod(self.folder / f"nvidia{number}", stat.S_IFCHR | 0o666, os.stat("/dev/null").st_rdev)
+        ports = free_ports()
+        first = random.SystemRandom().randrange(1, 4000) * JOB_IDS_PER_CLUSTER
+        self._job_ids = range(first, first + JOB_IDS_PER_CLUSTER)
+        hostname = socket.gethostname().partition(".")[0]
+        self.conf.write_text(
+            slurm_conf(self.folder, self.options, ports, hostname=hostname, first_job_id=first),
+            encoding="utf-8",
+        )
+        (self.folder / "gres.conf").write_text(gres_conf(self.folder), encoding="utf-8")
+        if self.options.proctrack == "cgroup":
+            (self.folder / "cgroup.conf").write_text(cgroup_conf(), encoding="utf-8")
+        if self.options.accounting:
+            database_conf = self.folder / "slurmdbd.conf"
+            database_conf.touch(mode=0o600)
+            database_conf.write_text(slurmdbd_conf(self.folder, ports), encoding="utf-8")
+
+    def _start_munge(self) -> None:
+        munge = self.folder / "munge"
+        (munge / "key").touch(mode=0o600)
+        (munge / "key").write_bytes(os.urandom(1024))
+        files = {
+            "key-file": "key",
+            "socket": "socket",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+        }
+        options = [f"--{option}={munge / name}" for option, name in files.items()]
+        self._start_daemon("munged", ["munged", "--foreground", "--force", *options])
+        self.wait_for((munge / "socket").exists, "munged to open its socket")
+
+    def _start_database_server(self) -> None:
+        folder = self.folder / "db"
+        folder.mkdir(mode=0o755)
+        user = pwd.getpwnam("mysql")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        common = ["--no-defaults", f"--datadir={folder}/data", "--user=mysql", *MARIADB_TUNING]
+        subprocess.run(
+            ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"],
+            env={"PATH": SEARCH_PATH},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        self._start_daemon(
+            "mariadbd", ["mariadbd", *common, "--skip-networking", f"--socket={folder}/socket"]
+        )
+
+    def _start_accounting(self) -> None:
+        self.wait_for((self.folder / "db" / "socket").exists, "MariaDB to open its socket")
+        self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
+        self.wait_for(self._database_answers, "slurmdbd to answer")
+        for words in (
+            f"add cluster {CLUSTER_NAME}",
+            f"add account {ACCOUNT} Cluster={CLUSTER_NAME}",
+            "add qos boost_qos_dbg set MaxTRESPerJob=node=2 MaxWall=00:30:00 MaxSubmitJobsPerUser=2 Flags=DenyOnLimit",
+            "add qos boost_qos_lprod set MaxWall=4-00:00:00 Flags=PartitionTimeLimit",
+            f"modify account {ACCOUNT} set qos=normal,boost_qos_dbg,boost_qos_lprod",
+            f"add user root Account={ACCOUNT} DefaultAccount={ACCOUNT}",
+            f"modify user root set DefaultAccount={ACCOUNT}",
+        ):
+            answer = self.run("sacctmgr", "--immediate", *words.split())
+            if answer.returncode != 0 and "Nothing" not in answer.stdout:
+                raise RuntimeError(f"sacctmgr {words}: {answer.stdout}{answer.stderr}")
+
+    def _start_daemon(self, name: str, argv: list[str]) -> None:
+        env = self.env() | {"MYSQL_UNIX_PORT": f"{self.folder}/db/socket"}
+        daemon = processes.start_daemon(argv, env, self.folder / f"{name}.out")
+        self._daemons[name] = daemon
+        assert self._guard is not None
+        self._guard.watch(daemon.pid)
+
+    def _database_answers(self) -> bool:
+        return self.run("sacctmgr", "--noheader", "show", "cluster").returncode == 0
+
+    def _all_nodes_idle(self) -> bool:
+        answer = self.run("sinfo", "--noheader", "--Node", "--partition=urgent", "--format=%T")
+        return answer.stdout.split() == ["idle"] * len(node_names())
+
+    def _picture(self) -> str:
+        """Return what helps to see why something did not happen."""
+        queue = self.run("squeue", "--states=all", "--format=%i|%j|%T|%r|%P|%N|%S")
+        nodes = self.run("sinfo", "--Node", "--format=%N %T %E")
+        parts = [queue.stdout + queue.stderr, nodes.stdout + nodes.stderr]
+        for log in (self.folder / "slurmctld.log", self.folder / "slurmdbd.log"):
+            if log.exists():
+                parts.append(
+                    f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+                )
+        parts += [
+            f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
+            for path in sorted(self.folder.glob("*.out"))
+            if path.stat().st_size
+        ]
+        return "\n".join(parts)
+
+
+def free_ports() -> ClusterPorts:
+    """Return TCP ports of the loopback that are free now."""
+    candidates = list(PORT_RANGE)
+    random.SystemRandom().shuffle(candidates)
+    free: list[int] = []
+    while len(free) < 2 + len(node_names()):
+        port = candidates.pop()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            free.append(port)
+    return ClusterPorts(controller=free[0], database=free[1], nodes=tuple(free[2:]))
+
+
+def cgroup_available() -> bool:
+    """Return whether a cluster with ``proctrack="cgroup"`` works here: cgroup v1's freezer, and writable."""
+    freezer = Path("/sys/fs/cgroup/freezer")
+    if missing_reason(accounting=False) is not None or not (freezer / "cgroup.procs").exists():
+        return False
+    probe = freezer / f"hpcgemma-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
