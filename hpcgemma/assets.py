@@ -66,9 +66,7 @@ def find(kind: Kind, name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_file():
             return path.resolve()
-        raise InputError(
-            f"{kind} file {name!r} does not exist", f"check the path, or use a name: {_listing(kind)}"
-        )
+        raise InputError(f"{kind} file {name!r} does not exist", f"check the path, or use a name: {_listing(kind)}")
     for folder in folders(kind):
         path = folder / f"{name}{suffix}"
         if path.is_file():

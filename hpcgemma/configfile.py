@@ -152,9 +152,7 @@ def _read_one(path: Path) -> Document:
     return Document(data, places)
 
 
-def _note_places(
-    node: yaml.Node, key: Key, path: Path, places: dict[Key, str], problems: list[Problem]
-) -> None:
+def _note_places(node: yaml.Node, key: Key, path: Path, places: dict[Key, str], problems: list[Problem]) -> None:
     places[key] = f"{path}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()
@@ -204,9 +202,7 @@ def with_settings(document: Document, settings: Sequence[str]) -> Document:
         try:
             value = parse_yaml(text)
         except yaml.YAMLError:
-            problems.append(
-                Problem(place=SET_PLACE, field=name, message=f"{text!r} is no YAML value", hint="quote it")
-            )
+            problems.append(Problem(place=SET_PLACE, field=name, message=f"{text!r} is no YAML value", hint="quote it"))
             continue
         nested: Any = value
         for part in reversed(parts):
@@ -243,9 +239,7 @@ def _problem(model: type[BaseModel], document: Document, detail: Any) -> Problem
             valid = sorted(_section(model, key[:-1]).model_fields)
             close = difflib.get_close_matches(str(key[-1]), valid, n=1)
             meant = f"did you mean {close[0]!r}? " if close else ""
-            return Problem(
-                place=place, field=name, message="unknown field", hint=f"{meant}valid: {', '.join(valid)}"
-            )
+            return Problem(place=place, field=name, message="unknown field", hint=f"{meant}valid: {', '.join(valid)}")
         case "missing":
             return Problem(place=place, field=name, message="is missing", hint=_doc(model, key))
         case "literal_error":
@@ -260,11 +254,7 @@ def _problem(model: type[BaseModel], document: Document, detail: Any) -> Problem
             )
         case _:
             message = str(detail["msg"]).removeprefix("Value error, ")
-            shown = (
-                detail["input"]
-                if isinstance(detail["input"], (str, int, float, bool, type(None)))
-                else "this"
-            )
+            shown = detail["input"] if isinstance(detail["input"], (str, int, float, bool, type(None))) else "this"
             return Problem(
                 place=place,
                 field=name,

@@ -120,7 +120,7 @@ def make_plan(
         walltime_min = parse_walltime(walltime or resources.walltime)
     except ValueError as error:
         problems.append(Problem(place="--time", field="", message=str(error)))
-        walltime_min = 1
+        walltime_min = parse_walltime(resources.walltime)
     problems += _node_problems(profile, recipe)
     queue = _choose_queue(profile, resources.nodes, walltime_min, problems)
 

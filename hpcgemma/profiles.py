@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from hpcgemma import assets, configfile
 from hpcgemma.configfile import Section, Walltime
 
-
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")]
 """Names of partitions, QOS, modules' files and the like: nothing that could end a directive."""
 

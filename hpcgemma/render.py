@@ -94,11 +94,9 @@ def job_environment(plan: Plan, run_folder: Path) -> list[tuple[str, str]]:
         "HPCGEMMA_RUN": str(run_folder),
     }
     if plan.offline:
-        environment |= {
-            name: "1" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-        }
+        environment |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
     if plan.socket_interface:
-        environment |= {name: plan.socket_interface for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")}
+        environment |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), plan.socket_interface)
     return [*environment.items(), *plan.env]
 
 

@@ -4,17 +4,15 @@
         job_id = cluster.run("sbatch", "--parsable", "--wrap", "hostname").stdout.strip()
         cluster.wait_for(lambda: cluster.job_state(job_id) == "COMPLETED", "the job to complete")
 
-Needs root and the Debian packages that ``tools/install_slurm.sh`` installs. Each cluster has its own key, ports and
-folder, so several live side by side. The recipe and its reasons: docs of the facts in ``configuration.py``.
+Needs root and the Debian packages that ``tools/install_slurm.sh`` installs. Each cluster has its own key,
+ports and folder, so several live side by side. What they are configured to: ``configuration.py``.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import pwd
 import random
-import shutil
 import signal
 import socket
 import stat
@@ -26,67 +24,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from . import processes
+from . import database, processes
 from .configuration import (
-    ACCOUNT,
-    CLUSTER_NAME,
     GPUS_PER_NODE,
     URGENT_PARTITION,
     ClusterOptions,
-    ClusterPorts,
     cgroup_conf,
     gres_conf,
     node_names,
     slurm_conf,
     slurmdbd_conf,
 )
+from .machine import SEARCH_PATH, cgroup_available, free_ports, missing_reason
 
-BASIC_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
-ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
+__all__ = ["SlurmCluster", "cgroup_available", "missing_reason"]
 
-# Debian keeps the daemons where an ordinary user's PATH does not look.
-SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
-
-# Below the ports the kernel gives to outgoing connections, so that nobody takes the port of a stopped controller.
-PORT_RANGE = range(20000, 32000)
-
-# One cluster uses at most this many job ids; no two clusters of one machine share an id, since under cgroup v1 they
-# would share the job's cgroup too.
+# One cluster uses at most this many job ids; no two clusters of one machine share an id, since under cgroup
+# v1 they would share the job's cgroup too.
 JOB_IDS_PER_CLUSTER = 1000
-
-# Small and careless: the data of a test may be lost with the machine.
-MARIADB_TUNING = (
-    "--innodb-buffer-pool-size=32M",
-    "--innodb-log-file-size=4M",
-    "--innodb-flush-log-at-trx-commit=0",
-    "--innodb-flush-method=nosync",
-)
-
-
-def missing_reason(*, accounting: bool = True) -> str | None:
-    """Return the sentence that says why no cluster can be started here; None if one can."""
-    if os.geteuid() != 0:
-        return "a real Slurm is started as root only, and this is an ordinary user"
-    wanted = BASIC_PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
-    missing = [program for program in wanted if shutil.which(program, path=SEARCH_PATH) is None]
-    if missing:
-        return f"Slurm is not installed here ({', '.join(missing)} not found); run tools/install_slurm.sh"
-    return None
 
 
 class SlurmCluster:
     """A Slurm cluster that lives as long as a ``with`` block, or from ``start`` to ``stop``.
 
-    Four nodes ``node1`` to ``node4`` of 32 cores, 514000 MB and four pretended A100 each; a preemptible partition
-    ``boost_usr_prod`` and a partition ``urgent`` that preempts it; the account ``demo_acc``; the QOS
-    ``boost_qos_dbg`` (2 nodes, 30 minutes, 2 jobs a user) and ``boost_qos_lprod`` (4 days).
+    Four nodes ``node1`` to ``node4`` of 32 cores, 514000 MB and four pretended A100 each; a preemptible
+    partition ``boost_usr_prod`` and a partition ``urgent`` that preempts it; the account ``demo_acc``; the
+    QOS ``boost_qos_dbg`` (2 nodes, 30 minutes, 2 jobs a user) and ``boost_qos_lprod`` (4 days).
 
     Args:
         proctrack: How Slurm finds a job's processes; see ``ClusterOptions`` for this and all the others.
         send_user_signal: Whether preemption sends the signal the job asked for.
         accounting: Whether slurmdbd runs, and accounts and QOS are enforced.
         grace_time_s: Seconds from the preemption notice to the end of a job.
-        cred_expire: Seconds a requeued job waits, less one; None for Slurm's own 120 s.
+        cred_expire: Seconds a requeued job waits, less one, at least 5; None for Slurm's own 120 s.
         kill_wait_s: Seconds between SIGTERM and SIGKILL.
         min_job_age: Seconds a finished job stays known to squeue.
         message_timeout_s: Seconds a Slurm command waits for an answer.
@@ -121,9 +91,10 @@ class SlurmCluster:
         self.conf = Path()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._guard: processes.Guard | None = None
-        self._job_ids = range(0)
+        self.job_ids = range(0)
+        self._owner = 0
 
-    # --- life ----------------------------------------------------------------------------------------------------
+    # --- life -----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> SlurmCluster:
         self.start()
@@ -135,11 +106,12 @@ class SlurmCluster:
         self.stop()
 
     def start(self) -> None:
-        """Start all daemons and return when the four nodes are idle; after a failure nothing is left running."""
+        """Start all daemons and return when the nodes are idle; after a failure nothing is left running."""
         # A short path, since a Unix socket's may have no more than 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.conf = self.folder / "slurm.conf"
         self._guard = processes.Guard(self.folder, self.conf)
+        self._owner = os.getpid()
         atexit.register(self.stop)
         try:
             self._write_files()
@@ -151,20 +123,21 @@ class SlurmCluster:
             self._start_daemon("slurmctld", ["slurmctld", "-D"])
             for node in node_names():
                 self.start_node(node)
-            self.wait_for(self._all_nodes_idle, "the nodes to become idle", timeout_s=30)
+            self.wait_for(self._all_nodes_idle, "the nodes to become idle", timeout_s=60)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End every process of this cluster, jobs included, and remove its folder. A second call does nothing."""
-        if self._guard is None:
+        """End every process of this cluster, jobs included, and remove its folder; twice is no error."""
+        # A forked child of the tests must not end its parent's cluster at its own exit.
+        if self._guard is None or self._owner != os.getpid():
             return
         for name in reversed(list(self._daemons)):
             processes.end_daemon(self._daemons.pop(name))
         processes.kill_until_gone(self.folder, self.conf)
         for node in node_names():
-            processes.remove_cgroups(node, self._job_ids)
+            processes.remove_cgroups(node, self.job_ids)
         self._guard.dismiss()
         self._guard = None
         atexit.unregister(self.stop)
@@ -174,10 +147,10 @@ class SlurmCluster:
         """Return the processes that belong to this cluster, whether it runs or has been stopped."""
         return processes.cluster_processes(self.folder, self.conf)
 
-    # --- commands and jobs ---------------------------------------------------------------------------------------
+    # --- commands and jobs ----------------------------------------------------------------------------------
 
     def env(self) -> dict[str, str]:
-        """Return the environment in which Slurm commands talk to this cluster: SLURM_CONF and PATH, no more."""
+        """Return the environment of Slurm commands for this cluster: SLURM_CONF and PATH, no more."""
         return {"SLURM_CONF": str(self.conf), "PATH": SEARCH_PATH}
 
     def run(self, *argv: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
@@ -223,7 +196,7 @@ class SlurmCluster:
         )
 
     def job_state(self, job_id: str) -> str:
-        """Return Slurm's long state of a job, as PENDING or RUNNING; empty if the controller does not know it."""
+        """Return Slurm's long state of a job, as PENDING; empty if the controller does not know it."""
         answer = self.run("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
@@ -232,9 +205,7 @@ class SlurmCluster:
         found = {}
         for pid in processes.all_pids():
             environment = processes.environment_of(pid)
-            own = (
-                environment.get("SLURM_CONF") == str(self.conf) and environment.get("SLURM_JOB_ID") == job_id
-            )
+            own = environment.get("SLURM_CONF") == str(self.conf) and environment.get("SLURM_JOB_ID") == job_id
             line = processes.command_line(pid) if own else ""
             if line and not line.startswith("slurmstepd"):
                 found[pid] = line
@@ -257,7 +228,7 @@ class SlurmCluster:
                 raise TimeoutError(f"waited {timeout_s:g} s for {description}\n{self._picture()}")
             time.sleep(0.1)
 
-    # --- faults --------------------------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------------------
 
     def stop_controller(self) -> None:
         """End slurmctld as an admin would; running jobs go on."""
@@ -300,7 +271,7 @@ class SlurmCluster:
             except ProcessLookupError:
                 continue
 
-    # --- start-up ------------------------------------------------------------------------------------------------
+    # --- start-up -------------------------------------------------------------------------------------------
 
     def _write_files(self) -> None:
         # The user mysql must be able to pass through.
@@ -309,10 +280,10 @@ class SlurmCluster:
             (self.folder / name).mkdir(mode=0o755)
         for number in range(GPUS_PER_NODE):
             # Slurm sets CUDA_VISIBLE_DEVICES only for device files, so these are further names of /dev/null.
-            os.mknod(self.folder / f"nvidia{number}", stat.S_IFCHR | 0o666, os.stat("/dev/null").st_rdev)
+            os.mknod(self.folder / f"nvidia{number}", stat.S_IFCHR | 0o666, Path("/dev/null").stat().st_rdev)
         ports = free_ports()
         first = random.SystemRandom().randrange(1, 4000) * JOB_IDS_PER_CLUSTER
-        self._job_ids = range(first, first + JOB_IDS_PER_CLUSTER)
+        self.job_ids = range(first, first + JOB_IDS_PER_CLUSTER)
         hostname = socket.gethostname().partition(".")[0]
         self.conf.write_text(
             slurm_conf(self.folder, self.options, ports, hostname=hostname, first_job_id=first),
@@ -342,38 +313,16 @@ class SlurmCluster:
         self.wait_for((munge / "socket").exists, "munged to open its socket")
 
     def _start_database_server(self) -> None:
-        folder = self.folder / "db"
-        folder.mkdir(mode=0o755)
-        user = pwd.getpwnam("mysql")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        common = ["--no-defaults", f"--datadir={folder}/data", "--user=mysql", *MARIADB_TUNING]
-        subprocess.run(
-            ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"],
-            env={"PATH": SEARCH_PATH},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            timeout=60,
-        )
-        self._start_daemon(
-            "mariadbd", ["mariadbd", *common, "--skip-networking", f"--socket={folder}/socket"]
-        )
+        argv = database.prepare(self.folder / "db")
+        self._start_daemon("mariadbd", argv)
 
     def _start_accounting(self) -> None:
         self.wait_for((self.folder / "db" / "socket").exists, "MariaDB to open its socket")
         self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
         self.wait_for(self._database_answers, "slurmdbd to answer")
-        for words in (
-            f"add cluster {CLUSTER_NAME}",
-            f"add account {ACCOUNT} Cluster={CLUSTER_NAME}",
-            "add qos boost_qos_dbg set MaxTRESPerJob=node=2 MaxWall=00:30:00 MaxSubmitJobsPerUser=2 Flags=DenyOnLimit",
-            "add qos boost_qos_lprod set MaxWall=4-00:00:00 Flags=PartitionTimeLimit",
-            f"modify account {ACCOUNT} set qos=normal,boost_qos_dbg,boost_qos_lprod",
-            f"add user root Account={ACCOUNT} DefaultAccount={ACCOUNT}",
-            f"modify user root set DefaultAccount={ACCOUNT}",
-        ):
+        for words in database.ACCOUNTS:
             answer = self.run("sacctmgr", "--immediate", *words.split())
-            if answer.returncode != 0 and "Nothing" not in answer.stdout:
+            if answer.returncode != 0:
                 raise RuntimeError(f"sacctmgr {words}: {answer.stdout}{answer.stderr}")
 
     def _start_daemon(self, name: str, argv: list[str]) -> None:
@@ -397,42 +346,9 @@ class SlurmCluster:
         parts = [queue.stdout + queue.stderr, nodes.stdout + nodes.stderr]
         for log in (self.folder / "slurmctld.log", self.folder / "slurmdbd.log"):
             if log.exists():
-                parts.append(
-                    f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-                )
-        parts += [
-            f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
-            for path in sorted(self.folder.glob("*.out"))
-            if path.stat().st_size
-        ]
+                parts.append(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:]))
+        for name, daemon in self._daemons.items():
+            if daemon.poll() is not None:
+                output = (self.folder / f"{name}.out").read_text(errors="replace")
+                parts.append(f"--- {name} ended with {daemon.returncode}\n{output[-2000:]}")
         return "\n".join(parts)
-
-
-def free_ports() -> ClusterPorts:
-    """Return TCP ports of the loopback that are free now."""
-    candidates = list(PORT_RANGE)
-    random.SystemRandom().shuffle(candidates)
-    free: list[int] = []
-    while len(free) < 2 + len(node_names()):
-        port = candidates.pop()
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            free.append(port)
-    return ClusterPorts(controller=free[0], database=free[1], nodes=tuple(free[2:]))
-
-
-def cgroup_available() -> bool:
-    """Return whether a cluster with ``proctrack="cgroup"`` works here: cgroup v1's freezer, and writable."""
-    freezer = Path("/sys/fs/cgroup/freezer")
-    if missing_reason(accounting=False) is not None or not (freezer / "cgroup.procs").exists():
-        return False
-    probe = freezer / f"hpcgemma-probe-{os.getpid()}"
-    try:
-        probe.mkdir()
-        probe.rmdir()
-    except OSError:
-        return False
-    return True

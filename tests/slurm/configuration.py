@@ -22,7 +22,7 @@ class ClusterOptions:
     """What one test cluster differs in from another."""
 
     proctrack: Literal["linuxproc", "cgroup"] = "linuxproc"
-    """How Slurm finds a job's processes: linuxproc signals all descendants, cgroup (production) direct children only."""
+    """How Slurm finds processes: linuxproc signals all descendants, cgroup (production) direct children."""
 
     send_user_signal: bool = False
     """True: a preempted job gets the signal it asked for with ``--signal``; False: SIGTERM."""
@@ -34,7 +34,7 @@ class ClusterOptions:
     """Seconds between the preemption notice and the end of a job of the main partition."""
 
     cred_expire_s: int | None = 6
-    """Seconds a requeued job waits, less one; None for Slurm's own 120 s."""
+    """Seconds a requeued job waits, less one, at least 5; None for Slurm's own 120 s."""
 
     kill_wait_s: int = 5
     """Seconds between SIGTERM and SIGKILL at the end of a job."""
@@ -63,9 +63,7 @@ def node_names() -> tuple[str, ...]:
     return tuple(f"node{number}" for number in range(1, NUM_NODES + 1))
 
 
-def slurm_conf(
-    folder: Path, options: ClusterOptions, ports: ClusterPorts, *, hostname: str, first_job_id: int
-) -> str:
+def slurm_conf(folder: Path, options: ClusterOptions, ports: ClusterPorts, *, hostname: str, first_job_id: int) -> str:
     """Return slurm.conf of a cluster whose files all lie in ``folder``."""
     auth_info = f"socket={folder}/munge/socket"
     if options.cred_expire_s is not None:
@@ -127,12 +125,10 @@ def slurm_conf(
     else:
         lines.append("AccountingStorageType=accounting_storage/none")
     node = (
-        f"NodeHostname={hostname} NodeAddr=127.0.0.1 Sockets=1 CoresPerSocket={CPUS_PER_NODE} ThreadsPerCore=1"
-        f" RealMemory={NODE_MEMORY_MB} Gres=gpu:a100:{GPUS_PER_NODE} State=UNKNOWN"
+        f"NodeHostname={hostname} NodeAddr=127.0.0.1 Sockets=1 CoresPerSocket={CPUS_PER_NODE}"
+        f" ThreadsPerCore=1 RealMemory={NODE_MEMORY_MB} Gres=gpu:a100:{GPUS_PER_NODE} State=UNKNOWN"
     )
-    lines += [
-        f"NodeName={name} Port={port} {node}" for name, port in zip(node_names(), ports.nodes, strict=True)
-    ]
+    lines += [f"NodeName={name} Port={port} {node}" for name, port in zip(node_names(), ports.nodes, strict=True)]
     lines += [
         f"PartitionName={MAIN_PARTITION} Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE"
         f" GraceTime={options.grace_time_s} MaxTime=1-00:00:00 DefaultTime=00:30:00",
@@ -150,7 +146,7 @@ def gres_conf(folder: Path) -> str:
 
 def cgroup_conf() -> str:
     """Return cgroup.conf for a machine with cgroup v1; limits are not enforced, only membership is used."""
-    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\nConstrainDevices=no\n"
+    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\n"
 
 
 def slurmdbd_conf(folder: Path, ports: ClusterPorts) -> str:

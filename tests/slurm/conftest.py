@@ -12,13 +12,6 @@ from .cluster import SlurmCluster, cgroup_available, missing_reason
 HERE = Path(__file__).parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known, so that it is no error under ``--strict-markers``."""
-    config.addinivalue_line(
-        "markers", "slurm: needs a real Slurm, which the test starts itself (root, Debian)"
-    )
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder, and skip it where no Slurm can be started."""
     reason = missing_reason()
@@ -39,7 +32,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="module")
 def small_cluster() -> Iterator[SlurmCluster]:
     """A cluster of this module's own without accounting; it starts in a second."""
-    with SlurmCluster(accounting=False, grace_time_s=10, cred_expire=1) as cluster:
+    with SlurmCluster(accounting=False, grace_time_s=10) as cluster:
         yield cluster
 
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-# Reads process group ids from its standard input. When the tests' process dies, in whatever way, the pipe closes
-# and the guard ends these groups and the processes that carry the cluster's SLURM_CONF.
+# Reads process group ids from its standard input. When the tests' process dies, in whatever way, the pipe
+# closes and the guard ends these groups and the processes that carry the cluster's SLURM_CONF.
 GUARD_SCRIPT = r"""
 trap '' INT TERM HUP
 while read -r group; do groups="$groups -$group"; done
@@ -108,7 +108,7 @@ def command_line(pid: int) -> str:
 
 def all_pids() -> list[int]:
     """Return the ids of all processes of this machine."""
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def parent_of(pid: int) -> int:
@@ -142,8 +142,8 @@ def owners_of_sockets(folder: Path) -> set[int]:
     owners = set()
     for pid in all_pids():
         with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                if str(descriptor.readlink()) in inodes:
                     owners.add(pid)
                     break
     return owners
@@ -159,7 +159,7 @@ def with_descendants(pids: Iterable[int]) -> set[int]:
 
 
 def cluster_processes(folder: Path, conf: Path) -> set[int]:
-    """Return every process that belongs to a cluster: its daemons, slurmstepds and all that its jobs started."""
+    """Return every process of a cluster: its daemons, its slurmstepds and all that its jobs started."""
     own_conf = str(conf)
     carriers = {pid for pid in all_pids() if environment_of(pid).get("SLURM_CONF") == own_conf}
     found = with_descendants(carriers | owners_of_sockets(folder))

@@ -53,9 +53,7 @@ def lines(path: Path) -> list[str]:
 
 def preempt_and_check(cluster: SlurmCluster, script: str, signals: Path, expected: str) -> None:
     """Run a script, preempt it, and see the signal, the preemptor running and the job started anew."""
-    job_id = cluster.submit(
-        "--nodelist=node2", "--gres=gpu:4", "--open-mode=append", "--output=/dev/null", script
-    )
+    job_id = cluster.submit("--nodelist=node2", "--gres=gpu:4", "--open-mode=append", "--output=/dev/null", script)
     cluster.wait_for(lambda: lines(signals) == ["READY 0"], "the task to be ready")
 
     urgent_id = cluster.urgent_job(nodes="node2", seconds=1)
@@ -64,17 +62,13 @@ def preempt_and_check(cluster: SlurmCluster, script: str, signals: Path, expecte
     assert lines(signals)[1] == expected
     assert cluster.job_state(job_id) == "RUNNING"
     cluster.run("scontrol", "requeue", job_id)
-    cluster.wait_for(
-        lambda: cluster.job_state(urgent_id) == "COMPLETED", "the urgent job to complete", timeout_s=60
-    )
+    cluster.wait_for(lambda: cluster.job_state(urgent_id) == "COMPLETED", "the urgent job to complete", timeout_s=60)
     cluster.wait_for(lambda: "READY 1" in lines(signals), "the job to start again", timeout_s=60)
     cluster.run("scancel", job_id)
     cluster.wait_for(lambda: cluster.job_state(job_id) == "CANCELLED", "the job to end")
 
 
-def test_a_job_runs_two_tasks_on_each_of_two_nodes_with_four_gpus(
-    slurm_cluster: SlurmCluster, tmp_path: Path
-) -> None:
+def test_a_job_runs_two_tasks_on_each_of_two_nodes_with_four_gpus(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     output = tmp_path / "output"
     task = "printf '%s %s %s\\n' $SLURMD_NODENAME $SLURM_LOCALID $CUDA_VISIBLE_DEVICES"
     job_id = slurm_cluster.submit(
@@ -99,9 +93,7 @@ def test_sacct_knows_a_finished_job(slurm_cluster: SlurmCluster) -> None:
     job_id = slurm_cluster.submit("--output=/dev/null", "--wrap=exit 3")
 
     def state() -> str:
-        return slurm_cluster.run(
-            "sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,Account"
-        ).stdout.strip()
+        return slurm_cluster.run("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,Account").stdout.strip()
 
     slurm_cluster.wait_for(lambda: state().startswith("FAILED"), "sacct to know the end")
     assert state() == "FAILED|3:0|demo_acc"
@@ -116,9 +108,7 @@ def test_sacct_knows_a_finished_job(slurm_cluster: SlurmCluster) -> None:
         ("--qos=boost_qos_dbg --nodes=3", "QOSMaxNodePerJobLimit"),
     ],
 )
-def test_a_request_beyond_the_rules_is_refused(
-    slurm_cluster: SlurmCluster, argument: str, refusal: str
-) -> None:
+def test_a_request_beyond_the_rules_is_refused(slurm_cluster: SlurmCluster, argument: str, refusal: str) -> None:
     answer = slurm_cluster.run("sbatch", "--output=/dev/null", *argument.split(), "--wrap=true")
 
     assert answer.returncode != 0
@@ -184,8 +174,8 @@ def test_a_cluster_whose_tests_are_killed_is_cleaned_up_by_its_guard(tmp_path: P
     program = textwrap.dedent(
         f"""
         import sys, time
-        sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-        from slurm.cluster import SlurmCluster
+        sys.path.insert(0, {str(Path(__file__).parent.parent.parent)!r})
+        from tests.slurm.cluster import SlurmCluster
         cluster = SlurmCluster(accounting=False)
         cluster.start()
         print(cluster.folder, flush=True)

@@ -1,0 +1,61 @@
+# The two commands of the README are `make demo` and `make test`. CI runs `make demo` and `make check`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
+
+.PHONY: help install install-dev demo test test-quick check format lint types layers benchmark clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## Create .venv and install hpcgemma with the trainer
+
+# pip (not uv or poetry) is what finds a CPU build of torch where one is at hand; constraints.txt pins every version.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpcgemma needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train]'
+	@touch $@
+
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,dev]'
+	@touch $@
+
+demo: install  ## Train, resume-safe, on this machine: the embedded default, in a few minutes
+	$(BIN)/hpcgemma submit --profile local --recipe svg_captions_tiny --wait
+	$(BIN)/hpcgemma status
+
+test: install-dev  ## Run all tests; installs Slurm from Debian's packages where it may
+	sh tools/install_slurm.sh
+	$(BIN)/python -m pytest
+
+test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
+	$(BIN)/python -m pytest -m 'not slurm' --ignore tests/train --ignore tests/local
+
+check: install-dev  ## All that CI runs: format, lint, types, layers, tests
+	$(MAKE) lint types layers
+	$(MAKE) test
+
+format: install-dev  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install-dev  ## Check format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install-dev  ## Check types
+	$(BIN)/mypy
+
+layers: install-dev  ## Check that imports point down
+	$(BIN)/lint-imports
+
+benchmark: install-dev  ## Time the commands beside bare Python and bare Slurm
+	$(BIN)/python -m tests.benchmarks.commands
+
+clean:  ## Remove what make has made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,5 @@
+"""`python -m hpcgemma` is `hpcgemma`."""
+
+from hpcgemma.cli.main import main
+
+main()

@@ -1,0 +1,241 @@
+"""Checkpoints: staged, described by a manifest, renamed into place, verified by reading. No torch.
+
+A checkpoint is a folder ``step-<n>`` whose ``manifest.json`` lists every file with size and SHA-256. It is written
+under another name and renamed once it is on the disk, so a folder of this name is complete or damaged later. "The
+latest" is never stored: it is the highest step that verifies. Order comes from the step, never from file times,
+which a copy or a wrong clock changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcgemma import files
+
+FORMAT = 1
+"""Version of the manifest."""
+
+MANIFEST_NAME = "manifest.json"
+
+_STEP_NAME = re.compile(r"step-(\d+)")
+_STAGING_PREFIX = ".staging-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint folder and what its manifest says of it."""
+
+    path: Path
+    step: int
+    """Optimizer steps taken; from the folder's name where the manifest cannot be read."""
+    samples: int
+    """Training rows consumed."""
+    manifest: dict[str, Any]
+    """The manifest as read; empty where it is missing or no JSON object."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that wrote it."""
+        return str(self.manifest.get("run_id", ""))
+
+    @property
+    def recipe_fingerprint(self) -> str:
+        """What of the recipe decides the weights, as a hash."""
+        return str(self.manifest.get("recipe_fingerprint", ""))
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(int(entry["size"]) for entry in self.manifest.get("files", {}).values())
+
+
+SetAside = Callable[[Checkpoint, str], None]
+"""Told of a damaged checkpoint under its new name, and what is wrong with it."""
+
+
+def find_checkpoints(directory: Path) -> list[Checkpoint]:
+    """Return the checkpoints of a folder whose manifest can be read, lowest step first; none is verified."""
+    return [found for found in _candidates(directory) if found.manifest]
+
+
+def verify(checkpoint: Checkpoint) -> list[str]:
+    """Read a checkpoint's files and return what is wrong with it; an empty list means it is whole.
+
+    It reads every byte: sizes and SHA-256 are compared with the manifest.
+    """
+    manifest = checkpoint.manifest
+    if not manifest:
+        return [f"{MANIFEST_NAME} is missing or is no JSON object"]
+    problems = []
+    if manifest.get("format") != FORMAT:
+        problems.append(f"{MANIFEST_NAME} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    named = _STEP_NAME.fullmatch(checkpoint.path.name)
+    if named is None or int(named[1]) != manifest.get("step"):
+        problems.append(f"{MANIFEST_NAME} says step {manifest.get('step')!r}; the folder is {checkpoint.path.name}")
+    entries = manifest.get("files")
+    if not isinstance(entries, dict) or not entries:
+        return [*problems, f"{MANIFEST_NAME} lists no files"]
+    for name, entry in sorted(entries.items()):
+        problem = _problem_of_file(checkpoint.path / name, entry)
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def latest_checkpoint(directory: Path, set_aside: SetAside | None = None) -> Checkpoint | None:
+    """Return the newest checkpoint that verifies, or None.
+
+    Args:
+        directory: Folder of the checkpoints.
+        set_aside: Called for each damaged one, after it was renamed to ``bad-step-<n>``. None changes nothing on
+            the disk, which is right for everybody but the trainer.
+    """
+    for candidate in reversed(_candidates(directory)):
+        problems = verify(candidate)
+        if not problems:
+            return candidate
+        if set_aside is not None:
+            set_aside(put_aside(candidate), "; ".join(problems))
+    return None
+
+
+def put_aside(checkpoint: Checkpoint) -> Checkpoint:
+    """Rename a damaged checkpoint so that nobody takes it for a good one, and return it under its new name."""
+    base = f"bad-{checkpoint.path.name}"
+    names = [base, *(f"{base}-{count}" for count in range(2, 1000))]
+    target = next(path for path in map(checkpoint.path.with_name, names) if not path.exists())
+    checkpoint.path.rename(target)
+    files.fsync_path(target.parent)
+    return Checkpoint(path=target, step=checkpoint.step, samples=checkpoint.samples, manifest=checkpoint.manifest)
+
+
+def stage(directory: Path, step: int) -> Path:
+    """Create and return an empty folder to write a checkpoint into; leftovers of earlier ones are removed.
+
+    Only one process, rank 0 of the one attempt that runs, may do this.
+    """
+    remove_staging(directory)
+    staging = directory / f"{_STAGING_PREFIX}step-{step}.{os.getpid()}"
+    files.make_private_dir(staging)
+    return staging
+
+
+def remove_staging(directory: Path) -> None:
+    """Remove what a killed or failed save left behind."""
+    for leftover in directory.glob(f"{_STAGING_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def commit(
+    staging: Path, *, step: int, samples: int, run_id: str, recipe_fingerprint: str, world_size: int
+) -> Checkpoint:
+    """Turn a staged folder into the checkpoint of a step: flush, describe, rename, read back.
+
+    A folder that already has the name of this step is put aside.
+
+    Args:
+        staging: What ``stage`` returned, its files written.
+        step: Optimizer steps taken.
+        samples: Training rows consumed.
+        run_id: Identity of the run.
+        recipe_fingerprint: What of the recipe decides the weights, as a hash.
+        world_size: Ranks that trained; for information, a resume may have others.
+
+    Raises:
+        OSError: The disk refused, or what was read back is not what was written.
+    """
+    names = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+    entries = {}
+    for name in names:
+        files.fsync_path(staging / name)
+        entries[name] = {"size": (staging / name).stat().st_size, "sha256": files.sha256_of(staging / name)}
+    manifest = {
+        "format": FORMAT,
+        "run_id": run_id,
+        "step": step,
+        "samples": samples,
+        "world_size": world_size,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "recipe_fingerprint": recipe_fingerprint,
+        "files": entries,
+    }
+    files.write_atomically(staging / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
+    for folder in {path.parent for path in staging.rglob("*")}:
+        files.fsync_path(folder)
+    target = staging.with_name(f"step-{step}")
+    if target.exists():
+        put_aside(_read(target, step))
+    staging.rename(target)
+    files.fsync_path(target.parent)
+    checkpoint = _read(target, step)
+    problems = verify(checkpoint)
+    if problems:
+        put_aside(checkpoint)
+        raise OSError(f"{target} does not read back as it was written: {'; '.join(problems)}")
+    return checkpoint
+
+
+def prune(
+    directory: Path, *, keep: int, protect: Collection[int] = (), verified: Collection[Path] = ()
+) -> list[Checkpoint]:
+    """Delete old checkpoints and return them; two that verify always stay.
+
+    Args:
+        directory: Folder of the checkpoints.
+        keep: Newest ones to keep.
+        protect: Steps to keep besides, such as the best.
+        verified: Folders known to verify, which are not read again.
+    """
+    sound = [
+        each for each in reversed(_candidates(directory)) if each.path in verified or not verify(each)
+    ]  # newest first
+    doomed = [each for each in sound[max(keep, 2) :] if each.step not in protect]
+    for checkpoint in reversed(doomed):
+        # The name goes first: a deletion that is cut short leaves nothing that looks like a checkpoint.
+        grave = checkpoint.path.with_name(f"{_STAGING_PREFIX}deleted-{checkpoint.path.name}.{os.getpid()}")
+        checkpoint.path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+    return doomed
+
+
+def _candidates(directory: Path) -> list[Checkpoint]:
+    """Return every folder named like a checkpoint, lowest step first, however damaged."""
+    try:
+        paths = list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    named = ((path, _STEP_NAME.fullmatch(path.name)) for path in paths)
+    found = [_read(path, int(match[1])) for path, match in named if match and path.is_dir()]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _read(path: Path, named_step: int) -> Checkpoint:
+    try:
+        manifest = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
+        step, samples = int(manifest["step"]), int(manifest["samples"])
+        sizes = [int(entry["size"]) for entry in manifest["files"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Checkpoint(path=path, step=named_step, samples=0, manifest={})
+    if min(step, samples, *sizes, 0) < 0:
+        return Checkpoint(path=path, step=named_step, samples=0, manifest={})
+    return Checkpoint(path=path, step=step, samples=samples, manifest=manifest)
+
+
+def _problem_of_file(path: Path, entry: dict[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != entry["size"]:
+            return f"{path.name} has {size} bytes, not {entry['size']}"
+        if files.sha256_of(path) != entry.get("sha256"):
+            return f"{path.name} has changed: its SHA-256 is another"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    return None

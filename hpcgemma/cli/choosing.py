@@ -1,0 +1,31 @@
+"""Which run a word on the command line means."""
+
+from __future__ import annotations
+
+import re
+
+from hpcgemma.cli import console
+from hpcgemma.errors import InputError
+from hpcgemma.runs import store
+from hpcgemma.runs.store import RunEntry
+
+
+def find_run(word: str) -> RunEntry | None:
+    """Return the run of a name, job id or folder; of several with one name, the newest; None where there is none."""
+    found = store.find_runs(word)
+    if len(found) > 1:
+        console.say(f"{len(found)} runs are called {word!r}; taking the newest, in {found[0].path}")
+    return found[0] if found else None
+
+
+def require_run(word: str) -> RunEntry:
+    """Return the run that a word means.
+
+    Raises:
+        InputError: There is none.
+    """
+    run = find_run(word)
+    if run is None:
+        kind = "job id" if re.fullmatch(r"\d+", word) else "name or folder"
+        raise InputError(f"no run of hpcgemma has the {kind} {word!r}", "hpcgemma status  lists all runs")
+    return run

@@ -1,0 +1,128 @@
+"""What a person sees. The only file that knows rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+STATUS_STYLE = {
+    "PENDING": "yellow",
+    "RUNNING": "cyan",
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "INTERRUPTED": "magenta",
+    "CANCELLED": "dim",
+    "UNKNOWN": "dim",
+}
+
+
+def say(text: str) -> None:
+    """Print a message to standard error, which keeps standard output for results."""
+    click.echo(text, err=True)
+
+
+def result(text: str) -> None:
+    """Print a result to standard output."""
+    click.echo(text)
+
+
+def result_json(value: Any) -> None:
+    """Print a value as JSON to standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them: 45 s, 12 min, 3 h 05 min, 2 d 04 h."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; a column named STATE is coloured."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(
+            *(
+                Text(cell, style=STATUS_STYLE.get(cell, "") if column == "STATE" else "")
+                for column, cell in zip(columns, row, strict=True)
+            )
+        )
+    console.print(grid)
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, a pair a line, values aligned; empty values are left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        label = click.style(f"{name:<{width}}", bold=True)
+        style = STATUS_STYLE.get(value.split(":")[0], "") if name == "state" else ""
+        colour = style if style and style != "dim" else None
+        click.echo(f"{label}  {click.style(value, fg=colour) if colour else value}")
+
+
+class ProgressLine:
+    """A progress bar on a terminal; elsewhere a line whenever the words change."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+        self._last = ""
+
+    def show(self, words: str, step: int | None = None, total: int | None = None, detail: str = "") -> None:
+        """Show where the run stands.
+
+        Args:
+            words: State in a few words.
+            step: Steps done; None before the first.
+            total: Steps in all.
+            detail: Figures behind the bar.
+        """
+        if self._bar is not None:
+            self._bar.update(self._task, description=words, completed=step or 0, total=total, detail=detail)
+        elif words != self._last:
+            say(words)
+        self._last = words
+
+
+@contextmanager
+def progress() -> Iterator[ProgressLine]:
+    """Show a progress bar while the block runs."""
+    if not sys.stderr.isatty():
+        yield ProgressLine(None, None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        yield ProgressLine(bar, bar.add_task("", total=None, detail=""))

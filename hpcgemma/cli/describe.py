@@ -1,0 +1,107 @@
+"""A run in words, figures and JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpcgemma.cli import console
+from hpcgemma.runs import store
+from hpcgemma.runs.progress import Progress, read_progress
+from hpcgemma.runs.state import RunState, RunStatus, count_attempts
+from hpcgemma.runs.store import RunEntry
+
+
+def figures(progress: Progress) -> str:
+    """Return loss, speed and time left in a few words."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_s is not None:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.seconds_left:
+        parts.append(f"{console.duration(progress.seconds_left)} left")
+    return "  ".join(parts)
+
+
+def as_mapping(entry: RunEntry, state: RunState) -> dict[str, Any]:
+    """Return everything about a run as plain values. These names are what scripts rely on."""
+    progress = read_progress(entry.folder)
+    events = entry.folder.events()
+    job = state.job
+    return {
+        "name": entry.name,
+        "run_id": entry.run_id,
+        "state": state.status.value,
+        "sentence": state.sentence,
+        "hint": state.hint,
+        "profile": entry.profile,
+        "recipe": entry.recipe,
+        "folder": entry.path,
+        "job_id": state.job_id,
+        "job_ids": store.job_ids(entry.folder),
+        "job_state": job.state if job else None,
+        "reason": job.reason if job else None,
+        "nodes": job.node_list if job else None,
+        "attempts": count_attempts(events),
+        "step": progress.step if progress else None,
+        "total_steps": progress.total_steps if progress else None,
+        "loss": progress.loss if progress else None,
+        "eval_loss": progress.eval_loss if progress else None,
+        "tokens_per_s": progress.tokens_per_s if progress else None,
+        "seconds_left": progress.seconds_left if progress and not state.status.is_final else None,
+        "final": str(entry.folder.final_dir) if entry.folder.final_dir.is_dir() else None,
+    }
+
+
+def show_one(entry: RunEntry, state: RunState) -> None:
+    """Print one run, a fact a line."""
+    facts = as_mapping(entry, state)
+    running = state.status is RunStatus.RUNNING
+    step = f"{facts['step']} of {facts['total_steps']}" if facts["total_steps"] else ""
+    start = state.job.start_time if state.job and state.status is RunStatus.PENDING else None
+    console.facts(
+        [
+            ("run", f"{entry.name}  ({entry.recipe} on {entry.profile})"),
+            ("state", f"{state.status.value}: {state.sentence}"),
+            ("try", state.hint),
+            ("job", _jobs(facts["job_ids"])),
+            ("nodes", facts["nodes"] or ""),
+            ("starts", f"about {start:%Y-%m-%d %H:%M} by Slurm's estimate" if start else ""),
+            ("attempts", str(facts["attempts"] or "")),
+            ("step", step),
+            ("loss", _number(facts["loss"], ".4f")),
+            ("eval loss", _number(facts["eval_loss"], ".4f")),
+            ("tokens/s", _number(facts["tokens_per_s"], ",.0f")),
+            ("time left", console.duration(facts["seconds_left"]) if running else ""),
+            ("folder", entry.path),
+            ("result", facts["final"] or ""),
+        ]
+    )
+
+
+def table_row(entry: RunEntry, state: RunState) -> list[str]:
+    """Return one line of the table of runs."""
+    facts = as_mapping(entry, state)
+    return [
+        entry.name,
+        str(state.job_id or ""),
+        state.status.value,
+        f"{facts['step']}/{facts['total_steps']}" if facts["total_steps"] else "",
+        _number(facts["loss"], ".4f"),
+        console.duration(facts["seconds_left"]) if state.status is RunStatus.RUNNING else "",
+        str(facts["attempts"] or ""),
+        state.sentence,
+    ]
+
+
+TABLE_COLUMNS = ["RUN", "JOB", "STATE", "STEP", "LOSS", "LEFT", "ATTEMPTS", "WHY"]
+
+
+def _jobs(job_ids: list[str]) -> str:
+    if len(job_ids) < 2:
+        return "".join(job_ids)
+    return f"{job_ids[-1]}  (before: {', '.join(job_ids[:-1])})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

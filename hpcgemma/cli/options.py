@@ -1,0 +1,19 @@
+"""Options that several commands share, each with its environment variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+json_output: Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON on standard output; messages go to standard error."
+)
+dry_run: Decorator = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+wait: Decorator = click.option(
+    "--wait", is_flag=True, help="Stay and show progress until the run ends. Ctrl-C leaves it running."
+)
+run_argument: Decorator = click.argument("run", metavar="[RUN]", required=False)

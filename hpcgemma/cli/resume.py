@@ -1,0 +1,69 @@
+"""`hpcgemma resume`: go on with a run that does not go on by itself."""
+
+from __future__ import annotations
+
+import click
+
+from hpcgemma.cli import options
+
+
+@click.command()
+@options.run_argument
+@options.dry_run
+@options.wait
+@options.json_output
+def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
+    r"""Go on with a run from its newest checkpoint: the newest unfinished one, or one by name, job id or folder.
+
+    \b
+    hpcgemma resume
+    hpcgemma resume gemma2_9b_lora-3
+    """
+    from hpcgemma import checkpoints
+    from hpcgemma.cli import choosing, console, waiting
+    from hpcgemma.errors import InputError, SchedulerError
+    from hpcgemma.executors import submission
+    from hpcgemma.plan import Plan
+    from hpcgemma.runs import store, tracking
+    from hpcgemma.runs.state import RunStatus
+    from hpcgemma.slurm.client import SlurmClient
+    from hpcgemma.supervise.supervisor import supervise
+
+    client = SlurmClient()
+    if run is not None:
+        entry = choosing.require_run(run)
+        state = tracking.track([entry], client)[0]
+    else:
+        entries = store.all_runs()
+        pairs = list(zip(entries, tracking.track(entries, client), strict=True))
+        unfinished = [pair for pair in pairs if pair[1].status is not RunStatus.COMPLETED]
+        if not unfinished:
+            raise InputError("there is no unfinished run", "hpcgemma status  lists all runs")
+        stopped = [pair for pair in unfinished if not pair[1].status.is_active]
+        entry, state = (stopped or unfinished)[0]
+
+    plan = Plan.from_mapping(store.read_run_file(entry.folder)["plan"])
+    if state.status is RunStatus.COMPLETED:
+        raise InputError(f"run {entry.name} is finished", f"its result is {entry.folder.final_dir}")
+    if state.status is RunStatus.UNKNOWN:
+        raise SchedulerError(
+            f"whether run {entry.name} is still alive is not known: {state.sentence}",
+            "ask again when Slurm answers",
+        )
+    if state.status.is_active:
+        started = tracking.end_requeue_wait(state, client)
+        what = "asked Slurm to start it now" if started else "it goes on by itself"
+        console.say(f"run {entry.name} is {state.status.value} as job {state.job_id}: {what}")
+        return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json) if wait else 0
+
+    found = checkpoints.find_checkpoints(entry.folder.checkpoints_dir)
+    origin = f"from its checkpoint at step {found[-1].step}" if found else "from the start: it has no checkpoint yet"
+    if dry_run:
+        console.say(f"run {entry.name} would go on {origin}")
+        return 0
+    job_id = submission.submit_again(entry, plan, client, supervise)
+    if as_json and not wait:
+        console.result_json({"name": entry.name, "run_id": entry.run_id, "job_id": job_id, "folder": entry.path})
+    elif not as_json:
+        console.say(f"run {entry.name} goes on as job {job_id} {origin}")
+    return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json) if wait else 0

@@ -1,0 +1,74 @@
+"""Submitting through submitit, with our own script in place of submitit's."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import submitit
+from submitit.core import utils
+from submitit.core.core import Job
+from submitit.slurm.slurm import SlurmJob
+
+from hpcgemma import files
+from hpcgemma.errors import SchedulerError
+from hpcgemma.executors import supervisor_command
+from hpcgemma.plan import Plan
+from hpcgemma.render import render_script
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.slurm.client import SlurmClient
+from hpcgemma.slurm.refusals import SubmitTimeout
+
+
+class SlurmExecutor(submitit.SlurmExecutor):
+    """submitit's executor with three things replaced: the script, the call of sbatch, and arrays (refused).
+
+    Both replaced methods are private in submitit, which is why its version is pinned.
+
+    Args:
+        plan: What is asked of Slurm.
+        folder: The run folder.
+        client: Runs sbatch.
+
+    Raises:
+        SchedulerError: Slurm is not installed on this machine.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, client: SlurmClient) -> None:
+        if self.affinity() < 0:
+            raise SchedulerError(
+                "Slurm's commands were not found on this machine",
+                "run on a login node (perhaps after `module load slurm`), or use --profile local",
+            )
+        super().__init__(folder.submitit_dir)
+        self.plan = plan
+        self.run_folder = folder
+        self.client = client
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return shlex.join(supervisor_command(self.folder))
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return render_script(self.plan, run_folder=self.run_folder.path, command=shlex.split(command))
+
+    def _submit_command(self, command: str) -> Job[Any]:
+        """Write the script, call sbatch once, and if its answer was lost look for the job it may have made."""
+        files.write_atomically(self.run_folder.script_file, self._make_submission_file_text(command, ""))
+        try:
+            job_id = self.client.submit(self.run_folder.script_file)
+        except SubmitTimeout as error:
+            found = self.client.find_by_comment(self.plan.comment)
+            if not found:
+                raise SchedulerError(
+                    f"{error.problem}; no job of this run was found, so nothing is queued", error.hint
+                ) from error
+            job_id = found[-1].job_id
+        return SlurmJob(folder=self.folder, job_id=job_id, tasks=[0])
+
+    def _internal_process_submissions(self, delayed_submissions: Sequence[utils.DelayedSubmission]) -> list[Job[Any]]:
+        if len(delayed_submissions) != 1:
+            raise ValueError("one run is one job; submitit would make an array with a script of its own")
+        jobs: list[Job[Any]] = super()._internal_process_submissions(list(delayed_submissions))
+        return jobs

@@ -1,0 +1,106 @@
+"""From a plan to a job: the run folder, the executor, and the record of what was submitted."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpcgemma import __version__
+from hpcgemma.errors import HpcGemmaError, SchedulerError
+from hpcgemma.executors import supervisor_command
+from hpcgemma.plan import Plan
+from hpcgemma.profiles import Profile
+from hpcgemma.recipes import Recipe
+from hpcgemma.render import render_script
+from hpcgemma.runs import store
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.store import RunEntry
+from hpcgemma.slurm.client import SlurmClient
+
+Supervisor = Callable[[str], str]
+"""What the job calls: it takes the run folder's path, and is importable by name on the nodes."""
+
+
+def preview(plan: Plan, run_folder: Path) -> str:
+    """Return exactly what would be submitted: the job script, or the local command line."""
+    command = supervisor_command(run_folder / "submitit")
+    if plan.scheduler == "none":
+        return shlex.join(command)
+    return render_script(plan, run_folder=run_folder, command=command)
+
+
+def submit_new(
+    plan: Plan, profile: Profile, recipe: Recipe, runs_dir: Path, client: SlurmClient, supervisor: Supervisor
+) -> tuple[RunEntry, str]:
+    """Create a run and submit its first job.
+
+    Args:
+        plan: What is asked for.
+        profile: The profile it was planned with, kept in run.yaml.
+        recipe: The recipe it was planned with, kept in run.yaml.
+        runs_dir: Where run folders are.
+        client: Runs Slurm's commands.
+        supervisor: What the job calls with the run folder's path.
+
+    Returns:
+        The run, and the job's id.
+
+    Raises:
+        InputError: The name is taken or the folder cannot be written.
+        SchedulerError: Slurm refused or did not answer; nothing is left behind.
+    """
+    folder = RunFolder(runs_dir / plan.run_name)
+    entry = RunEntry(
+        run_id=plan.run_id,
+        name=plan.run_name,
+        path=str(folder.path),
+        profile=plan.profile,
+        recipe=plan.recipe,
+        scheduler=plan.scheduler,
+        created=time.time(),
+    )
+    preview(plan, folder.path)  # a value that cannot be written is refused before anything is created
+    store.create_run(entry, _run_file(entry, plan, profile, recipe))
+    try:
+        return entry, submit_again(entry, plan, client, supervisor)
+    except HpcGemmaError:
+        store.discard_run(entry)
+        raise
+
+
+def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: Supervisor) -> str:
+    """Submit a job for a run that has its folder, record it, and return its id.
+
+    Raises:
+        SchedulerError: Slurm refused or did not answer.
+    """
+    from hpcgemma.executors.local import LocalExecutor
+    from hpcgemma.executors.slurm import SlurmExecutor
+
+    folder = entry.folder
+    executor = SlurmExecutor(plan, folder, client) if plan.scheduler == "slurm" else LocalExecutor(plan, folder)
+    try:
+        job = executor.submit(supervisor, str(folder.path))
+    except OSError as error:
+        raise SchedulerError(f"the job could not be started: {error}", "see the folder named above") from error
+    job_id = str(job.job_id)
+    folder.record("submitted", job_id=job_id, by="launcher", profile=plan.profile)
+    store.note_job(entry, job_id)
+    return job_id
+
+
+def _run_file(entry: RunEntry, plan: Plan, profile: Profile, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "run_id": entry.run_id,
+        "created": entry.created,
+        "submitted_from": str(Path.cwd()),
+        "versions": {"hpcgemma": __version__, "python": platform.python_version()},
+        "plan": plan.as_mapping(),
+        "recipe": recipe.model_dump(mode="json"),
+        "profile": profile.model_dump(mode="json"),
+    }

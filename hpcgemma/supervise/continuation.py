@@ -1,0 +1,120 @@
+"""Going on in another job: a successor submitted from inside, or this job requeued."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpcgemma.errors import SchedulerError
+from hpcgemma.plan import Plan
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.slurm.client import SlurmClient
+from hpcgemma.slurm.refusals import SubmitTimeout
+from hpcgemma.supervise.allocation import Allocation
+
+LOCAL_REQUEUE_CODE = 144
+"""Exit code on which submitit's local controller starts its task again (submitit/local/local.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """How the run goes on."""
+
+    by: str
+    job_id: str
+
+
+class Continuation(Protocol):
+    """A way of going on."""
+
+    def go_on(self) -> Continued:
+        """Arrange that the run goes on.
+
+        Raises:
+            SchedulerError: The scheduler refused or did not answer.
+        """
+
+
+class Successor:
+    """sbatch from inside, with ``--dependency=afterany`` on this job: it starts when the nodes are free.
+
+    submitit's worker looks for the pickle of its own job id, so the successor's is linked to this one's.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient) -> None:
+        self._plan, self._folder, self._allocation, self._client = plan, folder, allocation, client
+
+    def go_on(self) -> Continued:
+        """See Continuation; a submission whose answer was lost is looked for before it counts as failed."""
+        own = self._allocation.job_id
+        try:
+            job_id = self._client.submit(self._folder.script_file, dependency=f"afterany:{own}")
+        except SubmitTimeout:
+            found = [job.job_id for job in self._client.find_by_comment(self._plan.comment) if job.job_id != own]
+            newer = [each for each in found if each not in self._earlier_jobs()]
+            if not newer:
+                raise
+            job_id = newer[-1]
+        target = self._folder.submitit_dir / f"{job_id}_submitted.pkl"
+        if not target.exists():
+            os.link(self._folder.submitit_dir / f"{own}_submitted.pkl", target)
+        return Continued("successor", job_id)
+
+    def _earlier_jobs(self) -> set[str]:
+        return {str(event["job_id"]) for event in self._folder.events() if event.get("job_id")}
+
+
+class Requeue:
+    """``scontrol requeue`` of this job: it keeps its id, and waits about two minutes (cred_expire + 1 s)."""
+
+    def __init__(self, allocation: Allocation, client: SlurmClient) -> None:
+        self._allocation, self._client = allocation, client
+
+    def go_on(self) -> Continued:
+        """See Continuation. Slurm then sends SIGTERM, and SIGKILL after KillWait: everything is saved by now."""
+        self._client.requeue(self._allocation.job_id)
+        return Continued("requeue", self._allocation.job_id)
+
+
+class LocalRestart:
+    """submitit's local controller starts the supervisor again, in the same job."""
+
+    def __init__(self, allocation: Allocation) -> None:
+        self._allocation = allocation
+
+    def go_on(self) -> Continued:
+        """See Continuation; `leave` is what makes it happen."""
+        return Continued("requeue", self._allocation.job_id)
+
+    @staticmethod
+    def leave() -> None:
+        """End this process with the code that asks the controller for another start."""
+        sys.exit(LOCAL_REQUEUE_CODE)
+
+
+def continuation_of(plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient) -> Continuation:
+    """Return the way of going on that the profile chose."""
+    if not allocation.on_slurm:
+        return LocalRestart(allocation)
+    if plan.continue_by == "successor":
+        return Successor(plan, folder, allocation, client)
+    return Requeue(allocation, client)
+
+
+def go_on(continuation: Continuation, fallback: Continuation | None) -> Continued:
+    """Go on in the chosen way, or in the other one where the site forbids the first.
+
+    Raises:
+        SchedulerError: Neither worked.
+    """
+    try:
+        return continuation.go_on()
+    except SchedulerError as first:
+        if fallback is None:
+            raise
+        try:
+            return fallback.go_on()
+        except SchedulerError as second:
+            raise SchedulerError(f"{first.problem}; and {second.problem}", second.hint) from second

@@ -1,0 +1,187 @@
+"""Why an attempt ended, and what follows from it. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from hpcgemma.supervise.launchers import RankExit
+
+
+class EndingKind(StrEnum):
+    """What ended an attempt."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    """Saved at a step boundary after a warning."""
+    RANK_DIED = "rank_died"
+    """A signal killed a rank, or its peers lost it."""
+    LOST_WARNED = "lost_warned"
+    """The ranks were ended after a warning, before they could save."""
+    DATA = "data"
+    INPUT = "input"
+    CUDA_OOM = "cuda_oom"
+    NON_FINITE_LOSS = "non_finite_loss"
+    DISK = "disk"
+    ERROR = "error"
+
+    @property
+    def is_retried_in_place(self) -> bool:
+        """Whether the same attempt may well succeed if it is made again."""
+        return self is EndingKind.RANK_DIED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ended: kind, sentence and remedy, and the step it had reached."""
+
+    kind: EndingKind
+    sentence: str
+    hint: str = ""
+    step: int | None = None
+    rank: int | None = None
+
+
+class NextMove(StrEnum):
+    """What the supervisor does after an attempt."""
+
+    FINISH = "finish"
+    RELAUNCH = "relaunch"
+    CONTINUE = "continue"
+    GIVE_UP = "give_up"
+    STAY_CANCELLED = "stay_cancelled"
+
+
+# What the surviving ranks say when a peer's connection is gone; the peer's own end is the cause.
+_PEER_LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "gloo/transport",
+    "nccl communicator was aborted",
+    "ncclremoteerror",
+    "broken pipe",
+)
+
+
+def classify(
+    exits: Sequence[RankExit],
+    outcome: Mapping[str, Any] | None,
+    *,
+    warned: bool,
+) -> Ending:
+    """Return why an attempt ended.
+
+    Args:
+        exits: How the ranks ended, the first failure first where that is known.
+        outcome: What the trainer wrote of its own end; None where it could not.
+        warned: Whether a warning had come.
+    """
+    outcome = outcome or {}
+    word, step = outcome.get("outcome"), outcome.get("step")
+    clean = all(each.is_clean for each in exits)
+    if clean and word == "finished":
+        return Ending(kind=EndingKind.FINISHED, sentence=f"finished at step {step}", step=step)
+    if clean and word == "stopped":
+        return Ending(
+            kind=EndingKind.STOPPED,
+            sentence=f"saved at step {step} after {outcome.get('signal') or 'a warning'}",
+            step=step,
+        )
+    by_warning = {int(signal.SIGTERM), int(signal.SIGUSR1), int(signal.SIGUSR2), int(signal.SIGKILL)}
+    if warned and word != "failed":
+        return Ending(
+            kind=EndingKind.LOST_WARNED,
+            sentence="ended before it could save; the newest checkpoint counts",
+        )
+    killed = next((each for each in exits if each.signal is not None or (each.code or 0) > 128), None)
+    said = f"{outcome.get('sentence', '')}"
+    if word == "failed" and not _is_peer_lost(outcome):
+        return Ending(
+            kind=_kind_of(str(outcome.get("kind"))),
+            sentence=said,
+            hint=str(outcome.get("hint", "")),
+            step=step,
+            rank=outcome.get("rank"),
+        )
+    if killed is not None:
+        number = killed.signal or (killed.code or 0) - 128
+        if number in by_warning and number != signal.SIGKILL and word is None:
+            return Ending(kind=EndingKind.LOST_WARNED, sentence=f"{_signal_name(number)} came before training began")
+        return Ending(
+            kind=EndingKind.RANK_DIED,
+            sentence=f"{_rank_words(killed.rank)} was killed by {_signal_name(number)}",
+            hint="if it happens again: host memory (--set resources.memory_per_gpu_mb) or a sick node",
+            rank=killed.rank,
+        )
+    if word == "failed":
+        return Ending(
+            kind=EndingKind.RANK_DIED,
+            sentence=f"a rank lost its peers: {said}",
+            hint="hpcgemma logs shows the ranks' own words",
+            step=step,
+            rank=outcome.get("rank"),
+        )
+    failed = next((each for each in exits if not each.is_clean), RankExit(None, 0, None))
+    return Ending(
+        kind=EndingKind.ERROR,
+        sentence=f"{_rank_words(failed.rank)} ended with exit code {failed.code} and no word of why",
+        hint="hpcgemma logs shows its last lines",
+        rank=failed.rank,
+    )
+
+
+def next_move(ending: Ending, *, failures_without_progress: int, max_relaunches: int, cancelled: bool) -> NextMove:
+    """Return what follows an ending.
+
+    Args:
+        ending: The last attempt's.
+        failures_without_progress: Attempts in a row, this one included, that failed with no new checkpoint.
+        max_relaunches: Relaunches allowed without progress.
+        cancelled: Whether the user asked for the end.
+    """
+    if ending.kind is EndingKind.FINISHED:
+        return NextMove.FINISH
+    if cancelled:
+        return NextMove.STAY_CANCELLED
+    if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED):
+        return NextMove.CONTINUE
+    if ending.kind.is_retried_in_place and failures_without_progress <= max_relaunches:
+        return NextMove.RELAUNCH
+    return NextMove.GIVE_UP
+
+
+def failures_without_progress(events: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many attempts in a row, up to now, failed without saving a step beyond those before."""
+    count, furthest = 0, -1
+    for event in events:
+        if event.get("event") == "saved" and int(event.get("step", -1)) > furthest:
+            furthest, count = int(event["step"]), 0
+        elif event.get("event") == "submitted":
+            count = 0
+        elif event.get("event") == "ended" and event.get("ending") == EndingKind.RANK_DIED:
+            count += 1
+    return count
+
+
+def _kind_of(word: str) -> EndingKind:
+    return EndingKind(word) if word in set(EndingKind) else EndingKind.ERROR
+
+
+def _is_peer_lost(outcome: Mapping[str, Any]) -> bool:
+    said = f"{outcome.get('sentence', '')} {outcome.get('detail', '')}".lower()
+    return outcome.get("kind") in ("error", "peer_lost") and any(sign in said for sign in _PEER_LOST)
+
+
+def _rank_words(rank: int | None) -> str:
+    return "a rank" if rank is None else f"rank {rank}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,195 @@
+"""The supervisor: the callable that submitit submits. It makes one run go on until it is finished."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcgemma.errors import SchedulerError
+from hpcgemma.plan import Plan
+from hpcgemma.runs import store
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.state import count_attempts, current_job_id
+from hpcgemma.slurm.client import SlurmClient
+from hpcgemma.supervise import continuation as ways
+from hpcgemma.supervise.allocation import Allocation, read_allocation
+from hpcgemma.supervise.attempt import Attempt
+from hpcgemma.supervise.cause import WarningCause, ask_cause
+from hpcgemma.supervise.endings import (
+    Ending,
+    EndingKind,
+    NextMove,
+    failures_without_progress,
+    next_move,
+)
+from hpcgemma.supervise.signals import WarningFlags
+
+_INSIDE_TIMEOUT_S = 20
+"""Seconds for a Slurm command inside the job, where the time to save is short."""
+_OWN_SUBMISSION_WAIT_S = 30
+
+
+def supervise(run_folder: str) -> str:
+    """Run a run's training in this allocation; what submitit's worker calls.
+
+    Args:
+        run_folder: Path of the run folder.
+
+    Returns:
+        The last move, for submitit's result file.
+
+    Raises:
+        SystemExit: The run failed (code 1), or the local controller is to start it again.
+    """
+    folder = RunFolder(Path(run_folder))
+    plan = Plan.from_mapping(store.read_run_file(folder)["plan"])
+    flags = WarningFlags(plan.signal)
+    flags.install()
+    return Supervisor(plan, folder, read_allocation(os.environ), flags).run()
+
+
+class Supervisor:
+    """Attempt after attempt in one allocation, and the way on from it.
+
+    Args:
+        plan: What runs.
+        folder: The run folder.
+        allocation: Where it runs.
+        flags: The signals that this process receives.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, flags: WarningFlags) -> None:
+        self.plan, self.folder, self.allocation, self.flags = plan, folder, allocation, flags
+        self.client = SlurmClient(timeout_s=_INSIDE_TIMEOUT_S)
+        self.cause = WarningCause.UNKNOWN
+        self._continued: ways.Continued | None = None
+        self._attempt = 0
+
+    def run(self) -> str:
+        """Go through attempts until the run is finished, goes on elsewhere, or is given up."""
+        if self._is_superseded():
+            self._say("another job goes on with this run, or it is over: nothing to do here")
+            return "superseded"
+        store.note_job(store.entry_of(self.folder), self.allocation.job_id)
+        while True:
+            self._attempt = number = count_attempts(self._events()) + 1
+            self.folder.attempt_dir(number).mkdir(parents=True, exist_ok=True)
+            self._say(f"attempt {number} on {self.allocation.node_list}: {self.plan.world_size} ranks")
+            ending = Attempt(self.plan, self.folder, self.allocation, number, self.flags, self._warning_passed_on).run()
+            move = self._conclude(number, ending)
+            if move is not NextMove.RELAUNCH:
+                return self._leave(move, ending)
+            self.folder.record("relaunched", attempt=number + 1, job_id=self.allocation.job_id)
+
+    def _is_superseded(self) -> bool:
+        """Whether this job must not touch the run: a successor took over, or the run is over.
+
+        The launcher records its submission a moment after sbatch answered, so a job of which nothing is known
+        waits a little for that line.
+        """
+        deadline = time.monotonic() + _OWN_SUBMISSION_WAIT_S
+        while True:
+            events = self._events()
+            last = next((e for e in reversed(events) if e["event"] in ("submitted", "finished", "cancelled")), None)
+            if last is not None and last["event"] != "submitted":
+                return True
+            current = current_job_id(events)
+            if current == self.allocation.job_id:
+                return False
+            known = any(str(event.get("job_id")) == self.allocation.job_id for event in events)
+            if known or time.monotonic() > deadline:
+                return known
+            time.sleep(0.2)
+
+    def _warning_passed_on(self) -> None:
+        """Note the warning and its cause; where Slurm is about to kill, arrange at once that the run goes on."""
+        self.cause = self._ask_cause()
+        self.folder.record("warned", job_id=self.allocation.job_id, signal=self.flags.warned, cause=self.cause.value)
+        self._say(f"{self.flags.warned} came ({self.cause.value}): the ranks save")
+        final_notice = self.flags.terminated_at is not None and self.allocation.on_slurm
+        if final_notice and self.plan.continue_by == "successor" and self._may_continue():
+            self._go_on()
+
+    def _ask_cause(self) -> WarningCause:
+        if not self.allocation.on_slurm:
+            stopped = self.flags.terminated_at is not None or self.flags.warned == "SIGINT"
+            return WarningCause.CANCELLED if stopped else WarningCause.UNKNOWN
+        return ask_cause(self.client, self.allocation.job_id, self.plan.signal_lead_s)
+
+    def _conclude(self, number: int, ending: Ending) -> NextMove:
+        if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED) and self.flags.warned is None:
+            # The warning went to the ranks only, as Slurm does at preemption: ask why now.
+            self.cause = self._ask_cause()
+        facts: dict[str, Any] = {"cause": self.cause.value} if ending.kind is EndingKind.STOPPED else {}
+        self.folder.record(
+            "ended",
+            attempt=number,
+            job_id=self.allocation.job_id,
+            ending=ending.kind.value,
+            sentence=ending.sentence,
+            step=ending.step,
+            rank=ending.rank,
+            **facts,
+        )
+        self._say(f"attempt {number} ended: {ending.sentence}")
+        events = self._events()
+        return next_move(
+            ending,
+            failures_without_progress=failures_without_progress(events),
+            max_relaunches=self.plan.max_relaunches,
+            cancelled=not self._may_continue(),
+        )
+
+    def _may_continue(self) -> bool:
+        """Whether the user has not asked for the end, through hpcgemma or through scancel."""
+        last = [e["event"] for e in self._events() if e["event"] in ("submitted", "cancelled")]
+        return self.cause is not WarningCause.CANCELLED and last[-1:] != ["cancelled"]
+
+    def _go_on(self) -> None:
+        if self._continued is not None:
+            return
+        way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client)
+        fallback = ways.Requeue(self.allocation, self.client) if isinstance(way, ways.Successor) else None
+        self._continued = ways.go_on(way, fallback)
+        self.folder.record("continued", by=self._continued.by, job_id=self._continued.job_id)
+        store.note_job(store.entry_of(self.folder), self._continued.job_id)
+        self._say(f"the run goes on in job {self._continued.job_id} ({self._continued.by})")
+
+    def _leave(self, move: NextMove, ending: Ending) -> str:
+        match move:
+            case NextMove.FINISH:
+                self.folder.record("finished", step=ending.step, job_id=self.allocation.job_id)
+                if self._continued is not None and self._continued.by == "successor":
+                    self.client.cancel([self._continued.job_id])
+            case NextMove.CONTINUE:
+                try:
+                    self._go_on()
+                except SchedulerError as error:
+                    self._fail(f"{ending.sentence}, but it could not go on by itself: {error.problem}", "")
+                if not self.allocation.on_slurm:
+                    ways.LocalRestart.leave()
+            case NextMove.GIVE_UP:
+                self._fail(ending.sentence, ending.hint)
+            case _:
+                self._say("cancelled: it does not go on by itself")
+        return move.value
+
+    def _fail(self, sentence: str, hint: str) -> None:
+        name = self.plan.run_name
+        hint = hint or f"hpcgemma logs {name}; when mended: hpcgemma resume {name}"
+        self.folder.record("failed", sentence=sentence, hint=hint, job_id=self.allocation.job_id)
+        self._say(f"failed: {sentence}")
+        sys.exit(1)
+
+    def _events(self) -> list[dict[str, Any]]:
+        return self.folder.events()
+
+    def _say(self, sentence: str) -> None:
+        line = f"hpcgemma {time.strftime('%H:%M:%S')} {sentence}"
+        print(line, flush=True)
+        if self._attempt:
+            with self.folder.supervisor_log(self._attempt).open("a", encoding="utf-8") as log:
+                log.write(line + "\n")

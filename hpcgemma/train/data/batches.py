@@ -1,0 +1,112 @@
+"""Batches: rows padded to the longest among them, and where their learned tokens are.
+
+Rows are padded on the right and attention is causal, so no learned token ever sees padding and no attention mask is
+needed: without one, the fastest kernels apply.
+
+Letters: B rows of a batch, T tokens of the longest, K positions at which some row has a learned token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.data.order import Rows, RowStream, micro_batches_of_rank
+from hpcgemma.train.data.prepared import PreparedData, TokenRows
+from hpcgemma.recipes.batch import accumulation_steps
+
+IGNORED = -100
+"""The label of what is not learned, as torch's cross-entropy takes it."""
+
+LENGTH_MULTIPLE = 8
+"""Rows are padded to a multiple of this, which tensor cores like."""
+
+
+class MicroBatch(NamedTuple):
+    """The rows of one forward pass."""
+
+    ids_BT: torch.Tensor
+    positions_K: torch.Tensor
+    """Positions from which a learned token is predicted; logits are computed at these alone."""
+    labels_BK: torch.Tensor
+    """The token that follows each position, or IGNORED."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Return it on a device."""
+        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def collate(rows: TokenRows, chosen: Rows, pad_id: int) -> MicroBatch:
+    """Pad rows to one length and find their learned tokens."""
+    longest = max(len(rows.ids(int(row))) for row in chosen)
+    width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    ids_BT = np.full((len(chosen), width), pad_id, np.int64)
+    labels_BT = np.full((len(chosen), width), IGNORED, np.int64)
+    for place, row in enumerate(chosen):
+        ids_T, is_target_T = rows.ids(int(row)), rows.is_target(int(row))
+        ids_BT[place, : len(ids_T)] = ids_T
+        # A position's label is the token after it.
+        labels_BT[place, : len(ids_T) - 1] = np.where(is_target_T[1:], ids_T[1:], IGNORED)
+    positions_K = np.flatnonzero((labels_BT != IGNORED).any(axis=0))
+    return MicroBatch(
+        torch.from_numpy(ids_BT),
+        torch.from_numpy(positions_K),
+        torch.from_numpy(np.ascontiguousarray(labels_BT[:, positions_K])),
+    )
+
+
+class TrainingBatches(Dataset[MicroBatch]):
+    """All micro-batches of one rank, numbered from the training's first step on.
+
+    Args:
+        prepared: The data.
+        recipe: Global batch, micro-batch and seed.
+        rank: This rank.
+        world_size: Ranks.
+    """
+
+    def __init__(self, prepared: PreparedData, recipe: Recipe, *, rank: int, world_size: int) -> None:
+        self._rows, self._pad_id = prepared.train, prepared.special["pad"]
+        self._lengths_N = prepared.train.lengths_N
+        self._stream = RowStream(len(prepared.train), recipe.training.seed)
+        self.global_batch = recipe.training.global_batch
+        self._micro_batch = recipe.training.micro_batch
+        self._rank, self._world_size = rank, world_size
+        self.per_step = accumulation_steps(
+            global_batch=self.global_batch, micro_batch=self._micro_batch, world_size=world_size
+        )
+
+    def __getitem__(self, number: int) -> MicroBatch:
+        step, place = divmod(number, self.per_step)
+        mine = micro_batches_of_rank(
+            self.rows_of_step(step),
+            self._lengths_N,
+            rank=self._rank,
+            world_size=self._world_size,
+            micro_batch=self._micro_batch,
+        )
+        return collate(self._rows, mine[place], self._pad_id)
+
+    def rows_of_step(self, step: int) -> Rows:
+        """Return the rows of a step, of all ranks."""
+        return self._stream.rows_at(step * self.global_batch, self.global_batch)
+
+    def tokens_of_step(self, step: int) -> tuple[int, int]:
+        """Return the tokens of a step's rows, and how many of them are learned, over all ranks."""
+        rows = self.rows_of_step(step)
+        return int(self._lengths_N[rows].sum()), int(self._rows.targets_N[rows].sum())
+
+    def from_step(self, step: int, total_steps: int, *, workers: int, pin: bool) -> DataLoader[MicroBatch]:
+        """Return the micro-batches from a step on, collated ahead by worker processes where there are any."""
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(step * self.per_step, total_steps * self.per_step),
+            num_workers=workers,
+            pin_memory=pin and torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it would draw from the generator that dropout uses
+        )

@@ -1,0 +1,93 @@
+"""The tokenizer: the model's own, or a small one trained from the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from hpcgemma.errors import InputError
+from hpcgemma.train.data.prompts import CHAT_TEMPLATE, SPECIAL_TOKENS
+from hpcgemma.train.data.rows import Conversation
+from hpcgemma.train.failures import DataError
+
+# Words keep the space before them, numbers stay apart from words, and signs such as `="` become one token.
+_PIECES = r" ?\p{L}+|\p{N}{1,3}|[^\p{L}\p{N} ]+| +"
+
+
+def train_tokenizer(conversations: Iterable[Conversation], vocab_size: int, folder: Path) -> None:
+    """Train a byte-pair tokenizer with Gemma's special tokens and write it to a new folder.
+
+    Args:
+        conversations: The training rows.
+        vocab_size: Tokens at most, the 6 special ones and the 256 bytes included.
+        folder: Where it goes; ``AutoTokenizer.from_pretrained`` loads it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (f"{turn.role}\n{turn.text}" for conversation in conversations for turn in conversation.turns)
+    tokenizer.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(path: str, revision: str | None, folder: Path) -> None:
+    """Load a tokenizer from a folder or the local hub cache, never from the network, and write it to a new folder.
+
+    Raises:
+        InputError: There is none.
+        DataError: It has no fast form.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no tokenizer at {path!r}, neither as a folder nor in the hub cache: {first_line(error)}",
+            f"hf download {path}  (on a node with internet), or --set tokenizer.path=FOLDER",
+        ) from None
+    tokenizer.save_pretrained(str(folder))
+    if not (folder / "tokenizer.json").exists():
+        raise DataError(
+            f"the tokenizer at {path!r} has no tokenizer.json", "convert it once with AutoTokenizer of transformers"
+        )
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load the fast tokenizer of a folder, with special tokens inside texts taken as plain text."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text."""
+    return f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__

@@ -1,0 +1,427 @@
+"""The training of one rank, from loading to the finished model. Read it from top to bottom.
+
+All ranks run this together. They agree at each step boundary whether to stop; between two boundaries nothing
+interrupts them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from hpcgemma.errors import HpcGemmaError
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train import generation
+from hpcgemma.train.adapters import add_adapters, describe_parameters, keep_trained_weights_in_fp32
+from hpcgemma.train.checkpointing import Checkpointing
+from hpcgemma.train.data.batches import MicroBatch, TrainingBatches, collate
+from hpcgemma.train.data.order import total_steps
+from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.environment import Environment
+from hpcgemma.train.evaluation import held_out_loss
+from hpcgemma.train.failures import NonFiniteLossError
+from hpcgemma.train.final import write_final
+from hpcgemma.train.heartbeat import Heartbeat
+from hpcgemma.train.loss import summed_loss
+from hpcgemma.train.metrics import MetricsLog, say
+from hpcgemma.train.model import build_model
+from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
+from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.runfile import recipe_fingerprint
+from hpcgemma.train.schedules import rate_share, warmup_steps
+from hpcgemma.train.signals import StopRequest, signal_name
+from hpcgemma.train.strategies.ddp import DataParallel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingEnd:
+    """How a training ended."""
+
+    outcome: Literal["finished", "stopped"]
+    step: int
+    samples: int
+    total_steps: int
+    signal: str | None
+    """The signal that asked for the stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step left on the device; reading it waits for the device, so that is done only to log or save."""
+
+    summed_loss: torch.Tensor
+    """Cross-entropy of this rank's learned tokens, a scalar."""
+    gradient_norm: torch.Tensor
+    """Norm of all ranks' gradient before clipping, a scalar."""
+
+
+class Trainer:
+    """One rank of one run.
+
+    Args:
+        folder: The run folder.
+        run_id: Identity of the run.
+        recipe: What to train.
+        environment: This rank's place.
+        ranks: All ranks.
+        device: What this rank computes on.
+        stop: The wish to stop.
+        heartbeat: This rank's sign of life.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        run_id: str,
+        recipe: Recipe,
+        environment: Environment,
+        ranks: Ranks,
+        device: torch.device,
+        stop: StopRequest,
+        heartbeat: Heartbeat,
+    ) -> None:
+        if recipe.strategy.name != "ddp":
+            raise HpcGemmaError(
+                f"strategy {recipe.strategy.name!r} is not trained by this version yet", "--set strategy.name=ddp"
+            )
+        self.folder, self.recipe, self.environment = folder, recipe, environment
+        self.ranks, self.device, self.stop, self.heartbeat = ranks, device, stop, heartbeat
+        self.agreed_signal = 0
+        self.result: StepResult | None = None
+        self.last_log = 0.0
+
+        self.prepared = PreparedData.open(folder.prepared_dir)
+        self.batches = TrainingBatches(self.prepared, recipe, rank=ranks.rank, world_size=ranks.world_size)
+        self.total_steps = total_steps(len(self.prepared.train), recipe.training)
+        heartbeat.total_steps = self.total_steps
+
+        model, attention = build_model(recipe, self.prepared, device)
+        if recipe.lora is not None:
+            model = add_adapters(model, recipe.lora, recipe.training.seed)
+        keep_trained_weights_in_fp32(model)
+        model.train()
+        self.model: Any = model
+        if recipe.training.compile:
+            model.compile(dynamic=True)
+        self.strategy = DataParallel(model, device)
+        self.optimizer = build_optimizer(model, recipe.optimizer)
+        self.checkpointing = Checkpointing(
+            folder,
+            ranks,
+            model,
+            self.optimizer,
+            run_id=run_id,
+            recipe_fingerprint=recipe_fingerprint(recipe),
+            data_fingerprint=self.prepared.fingerprint,
+            keep=recipe.checkpoint.keep,
+        )
+        if ranks.is_first:
+            self._introduce(attention)
+
+    def run(self) -> TrainingEnd:
+        """Train to the end, or to a stop."""
+        self.heartbeat.beat("loading")
+        self.progress = self.checkpointing.resume(self.environment.attempt)
+        self.log = (
+            MetricsLog(
+                self.folder,
+                self.environment.attempt,
+                tensorboard=self.recipe.tensorboard,
+                step=self.progress.step,
+            )
+            if self.ranks.is_first
+            else None
+        )
+        try:
+            return self._train()
+        finally:
+            if self.log is not None:
+                self.log.close()
+
+    def _train(self) -> TrainingEnd:
+        progress = self.progress
+        if not self._is_over():
+            self._rehearse()
+        if progress.step == 0 and not self._score_answers("untrained"):
+            return self._ending("stopped")
+        micro_batches = iter(self._loader())
+        self.last_log = time.monotonic()
+        while True:
+            # A step boundary: evaluate, save, stop. What an interrupted attempt left undone is done here first.
+            reached = time.monotonic()
+            is_best = False
+            if self._evaluation_is_due() and not self._stop_is_agreed():
+                is_best = self._evaluate()
+            stops = self._stop_is_agreed()
+            if stops or self._is_over():
+                self._save(must_succeed=True)
+                break
+            if is_best or progress.step % self.recipe.checkpoint.every_steps == 0:
+                self._save(must_succeed=False)
+            self.last_log += time.monotonic() - reached  # the speed logged is that of the steps
+
+            self._step(micro_batches)
+            if progress.step % self.recipe.training.log_every_steps == 0 or self._is_over():
+                self._log()
+        return self._ending("stopped") if stops else self._finish()
+
+    def _step(self, micro_batches: Iterator[MicroBatch]) -> None:
+        """Take one optimizer step."""
+        step, training = self.progress.step, self.recipe.training
+        self.heartbeat.beat("training", step)
+        _, targets = self.batches.tokens_of_step(step)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for place in range(self.batches.per_step):
+            batch = next(micro_batches).to(self.device)
+            is_last = place == self.batches.per_step - 1
+            self._seed_dropout(step, place)
+            with nullcontext() if is_last else self.strategy.adding_up():
+                with self._autocast():
+                    loss = summed_loss(self.strategy.model, batch)
+                # DDP averages over ranks; multiplied by their number, the average is the sum.
+                (loss * (self.ranks.world_size / targets)).backward()
+            total += loss.detach().double()
+        norm = self.strategy.gradient_norm(training.max_grad_norm)
+        set_learning_rate(self.optimizer, self._learning_rate(step))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.samples += training.global_batch
+        if training.empty_cache_every_steps and self.progress.step % training.empty_cache_every_steps == 0:
+            torch.cuda.empty_cache()
+        self.result = StepResult(total, norm)
+
+    def _rehearse(self) -> None:
+        """Take the longest rows through the model once and throw the result away.
+
+        It shows in the first minute whether memory suffices. And it makes a resumed training equal to an
+        uninterrupted one: DDP orders its buckets anew after its first backward pass, and with three or more ranks the
+        order of a sum decides its last bit.
+        """
+        self.heartbeat.beat("rehearsing")
+        training, prepared = self.recipe.training, self.prepared
+        pad = prepared.special["pad"]
+        longest = collate(prepared.train, prepared.train.longest(training.micro_batch), pad).to(self.device)
+        for _ in range(2):
+            with self._autocast():
+                loss = summed_loss(self.strategy.model, longest)
+            loss.backward()
+            self.optimizer.zero_grad(set_to_none=True)
+        held_out = collate(prepared.eval, prepared.eval.longest(training.eval_micro_batch), pad).to(self.device)
+        with torch.no_grad(), self._autocast():
+            summed_loss(self.model, held_out)
+
+    def _evaluate(self) -> bool:
+        """Measure the held-out loss and return whether it is the lowest so far."""
+        self.heartbeat.beat("evaluating")
+        loss = held_out_loss(
+            self.model,
+            self.prepared,
+            self.ranks,
+            self.device,
+            micro_batch=self.recipe.training.eval_micro_batch,
+            autocast=self._autocast,
+            stop_is_agreed=self._stop_is_agreed,
+        )
+        if loss is None:
+            return False
+        progress, evaluation = self.progress, self.recipe.evaluation
+        is_best = progress.note_evaluation(loss, evaluation.early_stopping)
+        if self.log is not None:
+            facts = {"step": progress.step, "samples": progress.samples, "eval_loss": loss}
+            self.log.write(facts, {"eval_loss": "eval/loss"})
+            best = " (the lowest so far)" if is_best else ""
+            say(f"step {progress.step:>6}/{self.total_steps} | held-out loss {loss:.4f}{best}")
+            if progress.ended_early:
+                say(f"early stopping: no fall in {progress.evaluations_without_fall} evaluations")
+        return is_best and evaluation.best_at_end
+
+    def _save(self, *, must_succeed: bool) -> None:
+        """Save this step, unless that is done or there is nothing to lose."""
+        if self.progress.step in (0, self.checkpointing.saved_step):
+            return
+        self._finite_loss()  # a broken state must not replace a sound one
+        self.heartbeat.beat("saving")
+        self.checkpointing.save(self.progress, must_succeed=must_succeed)
+
+    def _finish(self) -> TrainingEnd:
+        """Turn the best weights into the finished model."""
+        progress = self.progress
+        best = progress.best_step
+        if self.recipe.evaluation.best_at_end and best is not None and best != progress.step:
+            is_loaded = self.checkpointing.load_best(best)
+            if self.ranks.is_first:
+                say(
+                    f"final: weights of step {best}, of the lowest held-out loss ({progress.best_loss:.4f})"
+                    if is_loaded
+                    else f"WARNING: the best checkpoint, step {best}, is damaged; final: those of step {progress.step}"
+                )
+        if not self._score_answers("trained"):
+            return self._ending("stopped")
+        self.heartbeat.beat("finishing")
+        problem: HpcGemmaError | None = None
+        if self.ranks.is_first:
+            try:
+                dtype = torch.bfloat16 if self.recipe.training.precision == "bf16" else torch.float32
+                write_final(self.folder, self.model, self.prepared.tokenizer_dir, dtype)
+            except HpcGemmaError as error:
+                problem = error
+        problem = self.ranks.from_first(problem)
+        if problem is not None:
+            raise problem
+        return self._ending("finished")
+
+    def _score_answers(self, when: Literal["untrained", "trained"]) -> bool:
+        """Generate answers for held-out rows and score them, unless that is done; False where a stop came first."""
+        spec = self.recipe.evaluation.generation
+        if spec is None or self.ranks.from_first(when in generation.read_scores(self.folder)):
+            return True
+        self.heartbeat.beat("answering")
+        given = generation.answers(
+            self.model,
+            self.prepared,
+            self.ranks,
+            self.device,
+            spec,
+            micro_batch=self.recipe.training.eval_micro_batch,
+            autocast=self._autocast,
+            stop_is_agreed=self._stop_is_agreed,
+        )
+        if given is None:
+            return False
+        if self.ranks.is_first:
+            scores = generation.score(given, self.prepared.questions()[: len(given)])
+            generation.write_scores(self.folder, when, scores)
+            say(f"{when}: BLEU-4 {scores['bleu4']}, exact match {scores['exact_match']} % of {scores['rows']} answers")
+        return True
+
+    def _log(self) -> None:
+        """Write the step's metrics; this waits for the device."""
+        progress = self.progress
+        step = progress.step - 1
+        tokens, targets = self.batches.tokens_of_step(step)
+        loss, norm = self._finite_loss()
+        if self.log is None:
+            return
+        now = time.monotonic()
+        speed = tokens * self.recipe.training.log_every_steps / max(now - self.last_log, 1e-9)
+        self.last_log = now
+        facts = {
+            "step": progress.step,
+            "total_steps": self.total_steps,
+            "samples": progress.samples,
+            "epoch": progress.samples / len(self.prepared.train),
+            "loss": loss,
+            "learning_rate": self._learning_rate(step),
+            "grad_norm": norm,
+            "tokens": tokens,
+            "target_tokens": targets,
+            "tokens_per_s": round(speed, 1),
+        }
+        self.log.write(
+            facts,
+            {
+                "loss": "train/loss",
+                "learning_rate": "train/learning_rate",
+                "grad_norm": "train/grad_norm",
+                "tokens_per_s": "train/tokens_per_s",
+            },
+        )
+        say(
+            f"step {progress.step:>6}/{self.total_steps} | loss {loss:.4f} | learning rate "
+            f"{facts['learning_rate']:.2e} | norm {norm:.3f} | {speed:,.0f} tokens/s"
+        )
+
+    def _finite_loss(self) -> tuple[float, float]:
+        """Return the last step's loss per learned token and its gradient's norm, both over all ranks.
+
+        Raises:
+            NonFiniteLossError: One of them is infinite or no number.
+        """
+        step = self.progress.step
+        if self.result is None:
+            return 0.0, 0.0  # resumed here, and what is saved was finite
+        _, targets = self.batches.tokens_of_step(step - 1)
+        (summed,) = self.ranks.sums([float(self.result.summed_loss)])
+        loss, norm = summed / targets, float(self.result.gradient_norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            return loss, norm
+        saved = self.checkpointing.saved_step
+        where = "nothing is saved" if saved is None else f"step {saved} is saved and sound"
+        raise NonFiniteLossError(
+            f"step {step}: the loss is {loss}, the gradient's norm {norm}; {where}",
+            "try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32, in a new run",
+        )
+
+    def _loader(self) -> DataLoader[MicroBatch]:
+        data = self.recipe.data
+        return self.batches.from_step(
+            self.progress.step, self.total_steps, workers=data.num_workers, pin=data.pin_memory
+        )
+
+    def _seed_dropout(self, step: int, place: int) -> None:
+        """Make the random numbers of a forward pass a pure function of its place in the training."""
+        parts = (self.recipe.training.seed, step, place, self.ranks.rank)
+        mixed = 0
+        for part in parts:
+            mixed = (mixed * 1_000_003 + part + 1) % (1 << 63)
+        torch.manual_seed(mixed)
+
+    def _learning_rate(self, step: int) -> float:
+        share = rate_share(self.recipe.schedule, step, self.total_steps)
+        return self.recipe.optimizer.learning_rate * share
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        is_bf16 = self.recipe.training.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
+
+    def _evaluation_is_due(self) -> bool:
+        progress, every = self.progress, self.recipe.evaluation.every_steps
+        if progress.step == 0 or progress.evaluated_step == progress.step:
+            return False
+        return progress.step == self.total_steps or (every is not None and progress.step % every == 0)
+
+    def _is_over(self) -> bool:
+        return self.progress.step >= self.total_steps or self.progress.ended_early
+
+    def _stop_is_agreed(self) -> bool:
+        """Whether any rank was asked to stop; all ranks get the same answer."""
+        if not self.agreed_signal:
+            self.agreed_signal = self.ranks.highest(self.stop.signal_number)
+        return bool(self.agreed_signal)
+
+    def _ending(self, outcome: Literal["finished", "stopped"]) -> TrainingEnd:
+        return TrainingEnd(
+            outcome=outcome,
+            step=self.progress.step,
+            samples=self.progress.samples,
+            total_steps=self.total_steps,
+            signal=signal_name(self.agreed_signal) if outcome == "stopped" else None,
+        )
+
+    def _introduce(self, attention: str) -> None:
+        """Print every derived number and why it is so."""
+        recipe, training = self.recipe, self.recipe.training
+        rows, micro = len(self.prepared.train), training.micro_batch
+        say(describe_parameters(self.model))
+        say(attention)
+        say(f"device: {self.device}, {self.ranks.world_size} ranks, {torch.get_num_threads()} threads each")
+        say(f"precision: {training.precision}; trained weights and the optimizer's state are fp32")
+        say(
+            f"step: {training.global_batch} rows = micro-batch {micro} x {self.ranks.world_size} ranks x "
+            f"{self.batches.per_step} accumulated"
+        )
+        limit = f", at most {training.max_steps}" if training.max_steps else ""
+        say(
+            f"steps: {self.total_steps} = {training.epochs:g} epochs x {rows} rows / {training.global_batch}{limit}; "
+            f"{rows / training.global_batch:.1f} per epoch, warm-up "
+            f"{warmup_steps(recipe.schedule, self.total_steps)}, then {recipe.schedule.name}"
+        )

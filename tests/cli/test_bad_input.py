@@ -1,0 +1,140 @@
+"""Bad input gets a clear error, the right exit code, and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(tmp_path: Path, own_folders: Path) -> Call:
+    """Call hpcgemma in an empty folder, on a machine without Slurm."""
+
+    def run(*arguments: str, code: int, **environment: str) -> str:
+        python = Path(sys.executable)
+        done = subprocess.run(
+            [sys.executable, "-m", "hpcgemma", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": str(python.parent), "PYTHONPATH": os.getcwd(), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    return run
+
+
+TINY = ("submit", "--profile", "local", "--recipe", "svg_captions_tiny")
+CASES = {
+    "profile": (
+        ("submit", "--profile", "leonrdo", "--recipe", "svg_captions_tiny"),
+        "Error: there is no profile named 'leonrdo'\n"
+        "Try:   did you mean 'leonardo'? valid: generic_slurm, leonardo, local\n",
+    ),
+    "recipe": (
+        ("submit", "--profile", "local", "--recipe", "nope"),
+        "Error: there is no recipe named 'nope'\nTry:   valid: gemma2_9b_lora, svg_captions_tiny\n",
+    ),
+    "data file": (
+        (*TINY, "--set", "data.generator=null", "--set", "data.train=gone.jsonl"),
+        "gone.jsonl does not exist\nTry:   --set data.train=FILE.jsonl\n",
+    ),
+    "no data": (
+        (*TINY, "--set", "data.generator=null"),
+        "Error: data.train is not set\nTry:   --set data.train=FILE.jsonl\n",
+    ),
+    "type": ((*TINY, "--set", "training.micro_batch=many"), "training.micro_batch: 'many': input should be a valid"),
+    "account": (
+        ("submit", "--profile", "leonardo", "--recipe", "gemma2_9b_lora"),
+        "this site needs an account and none was given",
+    ),
+    "quantization": (
+        (*TINY, "--set", "model.quantization={bits: 4}"),
+        "Error: model.quantization is not trained by this version yet\nTry:   --set model.quantization=null\n",
+    ),
+    "model": (
+        (*TINY, "--set", "model.path=/nowhere/at/all"),
+        "Error: model.path /nowhere/at/all is not a folder\n",
+    ),
+    "run": (("status", "nobody"), "Error: no run of hpcgemma is called 'nobody'\nTry:   hpcgemma status  lists all"),
+    "resume": (("resume",), "Error: there is no unfinished run\n"),
+    "cancel": (("cancel", "nobody"), "Error: no run of hpcgemma has the name or folder 'nobody'\n"),
+    "foreign": (("cancel", "999"), "Error: job 999 was not submitted by hpcgemma\nTry:   scancel 999"),
+    "logs": (("logs",), "Error: there are no runs yet\n"),
+    "command": (("stauts",), "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: submit, "),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input_says_what_is_wrong_and_what_to_do(call: Call, case: str) -> None:
+    arguments, said = CASES[case]
+    assert said in call(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("not json\n", "line 1, is not JSON"),
+        ('{"svg": "<svg/>", "caption": "a"}\n[1]\n', "line 2: a 'svg_caption' row needs svg and caption"),
+        ('{"svg": "<svg/>"}\n', "line 1: a 'svg_caption' row needs svg and caption; this one has svg"),
+    ],
+)
+def test_a_bad_data_file_is_named_with_its_line(call: Call, tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(content)
+    error = call(*TINY, "--set", "data.generator=null", "--set", "data.train=rows.jsonl", code=2)
+    assert said in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_slurm_is_a_scheduler_error(call: Call, tmp_path: Path) -> None:
+    error = call("submit", "--profile", "generic_slurm", "--recipe", "svg_captions_tiny", "--time", "10", code=3)
+    assert "were not found on this machine" in error
+    assert "--profile local" in error
+    assert not list((tmp_path / "runs").glob("*"))
+    assert "was not found" in call("status", "12345", code=3)
+
+
+def test_a_taken_name_leaves_the_first_run_alone(call: Call, tmp_path: Path) -> None:
+    taken = tmp_path / "runs" / "mine"
+    taken.mkdir(parents=True)
+    (taken / "precious").write_text("x")
+    error = call(*TINY, "--name", "mine", code=2)
+    assert "a run named 'mine' exists already" in error
+    assert (taken / "precious").read_text() == "x"
+
+
+def test_a_runs_folder_that_cannot_be_written_is_an_input_error(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    error = call(*TINY, "--runs-dir", str(tmp_path / "file" / "runs"), code=2)
+    assert "cannot be created" in error
+
+
+def test_a_broken_user_config_is_named(call: Call, own_folders: Path) -> None:
+    folder = own_folders / "config"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("acounts: {leonardo: X}\n")
+    error = call(*TINY, "--dry-run", code=2)
+    assert "config.yaml:1: acounts: unknown field (did you mean 'accounts'? valid: accounts, runs_dir)" in error
+
+
+def test_the_account_comes_from_option_environment_or_config(call: Call, own_folders: Path, tmp_path: Path) -> None:
+    leonardo = ("submit", "--profile", "leonardo", "--recipe", "gemma2_9b_lora", "--dry-run")
+    call(*leonardo, "--account", "A", code=0)
+    call(*leonardo, code=0, HPCGEMMA_ACCOUNT="B")
+    folder = own_folders / "config"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("accounts: {leonardo: C}\n")
+    call(*leonardo, code=0)
+    assert not (tmp_path / "runs").exists(), "a dry run leaves nothing behind"

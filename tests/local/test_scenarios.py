@@ -1,0 +1,124 @@
+"""The main job on this machine: run, be warned, be killed, be cancelled, go on, and end in the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+
+from tests.scenario import Terminal, Training, assert_same_training, wait_until
+
+
+def supervisor_pid(run: Training) -> int:
+    """Return the child of submitit's controller."""
+    children = f"/proc/{run.job_id}/task/{run.job_id}/children"
+    return int(wait_until("the supervisor", lambda: open(children).read().split())[0])
+
+
+def test_a_run_completes_and_is_described_in_words_and_json(terminal: Terminal, reference: Training) -> None:
+    said = reference.status()
+    assert said["state"] == "COMPLETED"
+    assert said["sentence"] == "finished at step 120"
+    assert (said["step"], said["total_steps"], said["attempts"]) == (120, 120, 1)
+    assert said["final"] == str(reference.folder / "final")
+    words = terminal.call("status", reference.job_id).stdout
+    assert "COMPLETED: finished at step 120" in words
+    assert str(reference.folder / "final") in words
+    assert "reference" in terminal.call("status").stdout
+
+
+def test_a_warned_run_saves_and_goes_on_by_itself(terminal: Terminal, reference: Training) -> None:
+    run = terminal.submit("warned", "local")
+    run.wait_for_step(30)
+    os.kill(supervisor_pid(run), signal.SIGUSR2)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    [continued] = run.events("continued")
+    assert continued["by"] == "requeue"
+    stopped = run.events("ended")[0]
+    assert stopped["ending"] == "stopped"
+    assert run.events("resumed")[-1]["step"] == stopped["step"] >= 30
+    assert_same_training(run, reference)
+
+
+def test_a_time_limit_is_survived(terminal: Terminal, reference: Training) -> None:
+    profile = terminal.folder / "short.yaml"
+    profile.write_text(
+        textwrap.dedent("""\
+        extends: local
+        name: short
+        continuation: {mode: requeue, signal: USR2, lead_s: 52}
+        """)
+    )
+    run = terminal.submit("limited", str(profile), "--time", "1", "--set", "training.max_steps=120")
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert run.events("warned")[0]["signal"] == "SIGUSR2"
+    assert_same_training(run, reference)
+
+
+def test_a_killed_rank_is_relaunched_in_place(terminal: Terminal, reference: Training) -> None:
+    run = terminal.submit("killed", "local")
+    run.wait_for_step(30)
+    os.kill(run.rank_pids()[1], signal.SIGKILL)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    ended = run.events("ended")[0]
+    assert (ended["ending"], ended["sentence"]) == ("rank_died", "rank 1 was killed by SIGKILL")
+    assert run.events("relaunched")
+    assert run.events("resumed")[-1]["step"] % 20 == 0
+    assert len({event["job_id"] for event in run.events("started")}) == 1
+    assert_same_training(run, reference)
+
+
+def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_broken(
+    terminal: Terminal, reference: Training
+) -> None:
+    run = terminal.submit("broken", "local")
+    run.wait_for_step(50)
+    terminal.call("cancel", run.name)
+    wait_until("the cancelled run's end", lambda: run.status()["state"] == "CANCELLED")
+    assert not run.events("continued")
+    newest = max((run.folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    said = terminal.call("resume", run.name)
+    assert f"run {run.name} goes on as job" in said.stderr
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    [aside] = run.events("set_aside")
+    assert newest.name in aside["checkpoint"]
+    assert run.events("resumed")[-1]["step"] < int(newest.name.split("-")[1])
+    assert list((run.folder / "checkpoints").glob("bad-*"))
+    assert_same_training(run, reference)
+
+
+def test_ctrl_c_leaves_the_run_alone_and_says_how_to_look_again(terminal: Terminal, reference: Training) -> None:
+    from tests.scenario import RECIPE
+
+    watching = terminal.start("submit", "--profile", "local", "--recipe", str(RECIPE), "--name", "watched", "--wait")
+    run = Training(terminal, "watched", reference.folder.parent / "watched", "")
+    wait_until("the first steps", lambda: run.step() >= 10)
+    os.killpg(watching.pid, signal.SIGINT)
+    _, err = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert "The run goes on without you. Look again: hpcgemma status watched" in err
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert len(run.events("started")) == 1
+    assert_same_training(run, reference)
+
+
+def test_run_folders_are_closed_to_others(reference: Training) -> None:
+    assert reference.folder.stat().st_mode & 0o077 == 0
+
+
+def test_resuming_a_finished_run_is_refused(terminal: Terminal, reference: Training) -> None:
+    said = terminal.call("resume", reference.name, code=2)
+    assert said.stderr.startswith("Error: run reference is finished")
+
+
+def test_logs_show_a_rank_an_attempt_and_the_supervisor(terminal: Terminal, reference: Training) -> None:
+    assert terminal.call("logs", reference.name).stdout
+    assert "attempt 1" in terminal.call("logs", reference.name, "--supervisor").stdout
+    missing = terminal.call("logs", reference.name, "--rank", "7", code=2)
+    assert "has no rank-7.log" in missing.stderr
+    assert "rank-0.log, rank-1.log" in missing.stderr
+    followed = terminal.call("logs", reference.name, "-f")
+    assert "COMPLETED: finished at step 120" in followed.stderr

@@ -1,0 +1,47 @@
+"""The accounting of a test cluster: a throw-away MariaDB, and the accounts and QOS in it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from pathlib import Path
+
+from .configuration import ACCOUNT, CLUSTER_NAME
+from .machine import SEARCH_PATH
+
+# Small and careless: the data of a test may be lost with the machine.
+MARIADB_TUNING = (
+    "--innodb-buffer-pool-size=32M",
+    "--innodb-log-file-size=4M",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-flush-method=nosync",
+)
+
+# What sacctmgr is told, in this order, before the controller starts.
+ACCOUNTS = (
+    f"add cluster {CLUSTER_NAME}",
+    f"add account {ACCOUNT} Cluster={CLUSTER_NAME}",
+    "add qos boost_qos_dbg set MaxTRESPerJob=node=2 MaxWall=00:30:00 MaxSubmitJobsPerUser=2 Flags=DenyOnLimit",
+    "add qos boost_qos_lprod set MaxWall=4-00:00:00 Flags=PartitionTimeLimit",
+    f"modify account {ACCOUNT} set qos=normal,boost_qos_dbg,boost_qos_lprod",
+    f"add user root Account={ACCOUNT} DefaultAccount={ACCOUNT}",
+    f"modify user root set DefaultAccount={ACCOUNT}",
+)
+
+
+def prepare(folder: Path) -> list[str]:
+    """Create an empty database in a new folder; return the call of its server, which opens ``folder/socket``."""
+    folder.mkdir(mode=0o755)
+    user = pwd.getpwnam("mysql")
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    common = ["--no-defaults", f"--datadir={folder}/data", "--user=mysql", *MARIADB_TUNING]
+    subprocess.run(
+        ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"],
+        env={"PATH": SEARCH_PATH},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return ["mariadbd", *common, "--skip-networking", f"--socket={folder}/socket"]

@@ -1,0 +1,62 @@
+"""What this machine offers for a test cluster: programs, ports, cgroups."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+from pathlib import Path
+
+from .configuration import ClusterPorts, node_names
+
+BASIC_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
+
+# Debian keeps the daemons where an ordinary user's PATH does not look.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
+
+# Below the ports the kernel gives to outgoing connections, so that nobody takes the port of a stopped
+# controller.
+PORT_RANGE = range(20000, 32000)
+
+
+def missing_reason(*, accounting: bool = True) -> str | None:
+    """Return the sentence that says why no cluster can be started here; None if one can."""
+    if os.geteuid() != 0:
+        return "a real Slurm is started as root only, and this is an ordinary user"
+    wanted = BASIC_PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    missing = [program for program in wanted if shutil.which(program, path=SEARCH_PATH) is None]
+    if missing:
+        return f"Slurm is not installed here ({', '.join(missing)} not found); run tools/install_slurm.sh"
+    return None
+
+
+def free_ports() -> ClusterPorts:
+    """Return TCP ports of the loopback that are free now."""
+    candidates = list(PORT_RANGE)
+    random.SystemRandom().shuffle(candidates)
+    free: list[int] = []
+    while len(free) < 2 + len(node_names()):
+        port = candidates.pop()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            free.append(port)
+    return ClusterPorts(controller=free[0], database=free[1], nodes=tuple(free[2:]))
+
+
+def cgroup_available() -> bool:
+    """Return whether a cluster with ``proctrack="cgroup"`` works here: cgroup v1's freezer, and writable."""
+    freezer = Path("/sys/fs/cgroup/freezer")
+    if missing_reason(accounting=False) is not None or not (freezer / "cgroup.procs").exists():
+        return False
+    probe = freezer / f"hpcgemma-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,153 @@
+"""The main job on a real Slurm: queued, run, preempted, limited, killed, cancelled, and ended in the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenario import Terminal, Training, assert_same_training, wait_until
+
+from .cluster import SlurmCluster
+
+PROFILES = Path(__file__).parent.parent / "profiles"
+SUCCESSOR = str(PROFILES / "leonardo_test.yaml")
+REQUEUE = str(PROFILES / "leonardo_requeue.yaml")
+TWO_NODES = ("--set", "resources.nodes=2", "--set", "resources.gpus_per_node=1")
+TWO_BY_TWO = ("--set", "resources.nodes=2", "--set", "resources.gpus_per_node=2")
+
+
+class LoginNode(Terminal):
+    """A terminal whose commands reach the test cluster; the index of runs is the terminal's."""
+
+    def __init__(self, base: Terminal, cluster: SlurmCluster) -> None:
+        super().__init__(base.folder, {**base.environment, "SLURM_CONF": str(cluster.conf)})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    """A cluster without accounting: everything must work without sacct."""
+    with SlurmCluster(accounting=False, grace_time_s=60) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def login(terminal: Terminal, cluster: SlurmCluster) -> LoginNode:
+    """The cluster's login node."""
+    return LoginNode(terminal, cluster)
+
+
+def run_ids(run: Training, kind: str) -> list[str]:
+    """Return the job ids of a run's events of a kind."""
+    return [event["job_id"] for event in run.events(kind)]
+
+
+def preempt(run: Training, cluster: SlurmCluster, step: int = 25) -> dict[str, Any]:
+    """Let an urgent job take the run's nodes, and return what the first attempt's end says."""
+    run.wait_for_step(step)
+    nodes = cluster.run("squeue", "-h", "-j", run.job_id, "-o", "%N").stdout.strip()
+    urgent = cluster.urgent_job(nodes=nodes, seconds=5)
+    ended = run.wait_for_event("ended")
+    cluster.wait_for(lambda: cluster.job_state(urgent) in ("RUNNING", "COMPLETED"), "the urgent job's turn")
+    return ended
+
+
+def test_two_nodes_of_two_ranks_are_queued_run_and_completed_and_survive_preemption(
+    login: LoginNode, cluster: SlurmCluster, reference_of_four: Training
+) -> None:
+    blocker = cluster.submit("--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=exec sleep 600")
+    cluster.wait_for(lambda: cluster.job_state(blocker) == "RUNNING", "the blocker")
+    run = login.submit("two-by-two", SUCCESSOR, *TWO_BY_TWO)
+    waiting = wait_until("a reason", lambda: (said := run.status())["reason"] not in ("", "None") and said)
+    assert waiting["state"] == "PENDING"
+    assert waiting["sentence"].startswith(f"{waiting['reason']}: ")
+    assert len(waiting["sentence"]) > len(waiting["reason"]) + 10
+    cluster.run("scancel", blocker)
+
+    run.wait_for_step(25)
+    running = run.status()
+    assert (running["state"], running["sentence"]) == ("RUNNING", "training")
+    assert running["step"] >= 25
+    assert running["total_steps"] == 120
+    assert running["seconds_left"] > 0
+    assert running["nodes"].startswith("node[")
+
+    ended = preempt(run, cluster)
+    assert (ended["ending"], ended["cause"]) == ("stopped", "preempted")
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    [continued] = run.events("continued")
+    assert continued["by"] == "successor"
+    assert run_ids(run, "started") == [run.job_id, continued["job_id"]]
+    assert run.events("resumed")[0]["step"] == ended["step"]
+    for job_id in (run.job_id, continued["job_id"]):
+        assert login.json("status", job_id)["name"] == run.name
+    assert_same_training(run, reference_of_four)
+
+
+def test_a_preempted_run_goes_on_by_requeue(login: LoginNode, cluster: SlurmCluster, reference: Training) -> None:
+    run = login.submit("requeued", REQUEUE, *TWO_NODES)
+    ended = preempt(run, cluster)
+    assert (ended["ending"], ended["cause"]) == ("stopped", "preempted")
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert [event["by"] for event in run.events("continued")] == ["requeue"]
+    assert run_ids(run, "started") == [run.job_id, run.job_id]
+    assert_same_training(run, reference)
+
+
+def test_a_run_at_its_time_limit_goes_on_by_itself(login: LoginNode, reference: Training) -> None:
+    run = login.submit("limited-job", SUCCESSOR, *TWO_NODES, "--time", "1", "--set", "training.log_every_steps=1")
+    warned = run.wait_for_event("warned")
+    assert (warned["signal"], warned["cause"]) == ("SIGUSR2", "time limit")
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert [event["by"] for event in run.events("continued")][0] == "successor"
+    assert_same_training(run, reference)
+
+
+def test_a_killed_rank_is_relaunched_in_the_same_allocation(
+    login: LoginNode, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("killed-rank", SUCCESSOR, *TWO_NODES)
+    run.wait_for_step(30)
+    os.kill(run.rank_pids()[1], signal.SIGKILL)
+    ended = run.wait_for_event("ended")
+    assert (ended["ending"], ended["sentence"]) == ("rank_died", "rank 1 was killed by SIGKILL")
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert run_ids(run, "started") == [run.job_id, run.job_id]
+    assert_same_training(run, reference)
+
+
+def test_a_run_ended_by_scancel_stays_ended_until_it_is_resumed_from_a_sound_checkpoint(
+    login: LoginNode, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("scancelled", SUCCESSOR, *TWO_NODES)
+    run.wait_for_step(50)
+    cluster.run("scancel", run.job_id)
+    cluster.wait_for(lambda: cluster.job_state(run.job_id) == "CANCELLED", "the job's end")
+    assert run.status()["state"] == "CANCELLED"
+    assert not run.events("continued")
+    assert cluster.run("squeue", "-h", "--me").stdout.strip() == ""
+
+    newest = max((run.folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    login.call("resume", run.name)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    [aside] = run.events("set_aside")
+    assert newest.name in aside["checkpoint"]
+    assert_same_training(run, reference)
+
+
+def test_where_the_site_sends_the_user_signal_a_preempted_run_goes_on_too(
+    terminal: Terminal, reference: Training
+) -> None:
+    with SlurmCluster(accounting=False, grace_time_s=60, send_user_signal=True) as cluster:
+        run = LoginNode(terminal, cluster).submit("user-signal", SUCCESSOR, *TWO_NODES)
+        ended = preempt(run, cluster)
+        assert (ended["ending"], ended["cause"]) == ("stopped", "preempted")
+        assert run.events("warned")[0]["signal"] == "SIGUSR2"
+        assert run.wait_for_end()["state"] == "COMPLETED"
+        assert_same_training(run, reference)
