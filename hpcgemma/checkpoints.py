@@ -8,6 +8,7 @@ which a copy or a wrong clock changes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -80,6 +81,8 @@ def verify(checkpoint: Checkpoint) -> list[str]:
     named = _STEP_NAME.fullmatch(checkpoint.path.name)
     if named is None or int(named[1]) != manifest.get("step"):
         problems.append(f"{MANIFEST_NAME} says step {manifest.get('step')!r}; the folder is {checkpoint.path.name}")
+    if manifest.get("sha256") != _hash_of(manifest):
+        problems.append(f"{MANIFEST_NAME} has changed: its SHA-256 is another")
     entries = manifest.get("files")
     if not isinstance(entries, dict) or not entries:
         return [*problems, f"{MANIFEST_NAME} lists no files"]
@@ -157,7 +160,7 @@ def commit(
     for name in names:
         files.fsync_path(staging / name)
         entries[name] = {"size": (staging / name).stat().st_size, "sha256": files.sha256_of(staging / name)}
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "run_id": run_id,
         "step": step,
@@ -167,6 +170,7 @@ def commit(
         "recipe_fingerprint": recipe_fingerprint,
         "files": entries,
     }
+    manifest["sha256"] = _hash_of(manifest)
     files.write_atomically(staging / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
     for folder in {path.parent for path in staging.rglob("*")}:
         files.fsync_path(folder)
@@ -194,16 +198,19 @@ def prune(
         protect: Steps to keep besides, such as the best.
         verified: Folders known to verify, which are not read again.
     """
-    sound = [
-        each for each in reversed(_candidates(directory)) if each.path in verified or not verify(each)
-    ]  # newest first
-    doomed = [each for each in sound[max(keep, 2) :] if each.step not in protect]
+    kept, doomed = 0, []
+    for each in reversed(_candidates(directory)):
+        if kept >= max(keep, 2):
+            if each.step not in protect:
+                doomed.append(each)
+        elif each.path in verified or not verify(each):
+            kept += 1
     for checkpoint in reversed(doomed):
         # The name goes first: a deletion that is cut short leaves nothing that looks like a checkpoint.
         grave = checkpoint.path.with_name(f"{_STAGING_PREFIX}deleted-{checkpoint.path.name}.{os.getpid()}")
         checkpoint.path.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
-    return doomed
+    return doomed[::-1]
 
 
 def _candidates(directory: Path) -> list[Checkpoint]:
@@ -227,6 +234,12 @@ def _read(path: Path, named_step: int) -> Checkpoint:
     if min(step, samples, *sizes, 0) < 0:
         return Checkpoint(path=path, step=named_step, samples=0, manifest={})
     return Checkpoint(path=path, step=step, samples=samples, manifest=manifest)
+
+
+def _hash_of(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own hash."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _problem_of_file(path: Path, entry: dict[str, Any]) -> str | None:

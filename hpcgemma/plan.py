@@ -11,7 +11,7 @@ from hpcgemma.errors import ConfigError, InputError, Problem
 from hpcgemma.profiles import Profile, QueueSpec
 from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
-from hpcgemma.walltime import format_walltime, parse_walltime
+from hpcgemma.walltime import MAX_WALLTIME_MIN, format_walltime, parse_walltime
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
@@ -106,7 +106,7 @@ def make_plan(
         run_name: Name of the run and of its folder.
         run_id: Identity of the run, letters and digits.
         account: Account that pays; None where the site needs none.
-        walltime: Time limit of one job in sbatch's forms; None takes the recipe's.
+        walltime: Time limit of one job in sbatch's forms; None takes the recipe's, and none without a scheduler.
 
     Raises:
         ConfigError: Everything about the run that this cluster cannot do, each with what it can.
@@ -116,8 +116,9 @@ def make_plan(
     place = f"recipe {recipe.name!r}"
     problems += _name_problems(run_name, account, profile)
 
+    unlimited = profile.scheduler == "none" and walltime is None
     try:
-        walltime_min = parse_walltime(walltime or resources.walltime)
+        walltime_min = MAX_WALLTIME_MIN if unlimited else parse_walltime(walltime or resources.walltime)
     except ValueError as error:
         problems.append(Problem(place="--time", field="", message=str(error)))
         walltime_min = parse_walltime(resources.walltime)

@@ -17,6 +17,8 @@ class Allocation:
     host: str
     """Name of this host; the first of the job, where rank 0 is."""
     node_list: str
+    restarts: int
+    """How often this very job was requeued; Slurm leaves the variable unset the first time."""
 
 
 def read_allocation(environment: Mapping[str, str]) -> Allocation:
@@ -28,6 +30,7 @@ def read_allocation(environment: Mapping[str, str]) -> Allocation:
         on_slurm=on_slurm,
         host=host,
         node_list=environment.get("SLURM_JOB_NODELIST", host),
+        restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
     )
 
 

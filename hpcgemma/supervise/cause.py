@@ -7,9 +7,10 @@ from enum import StrEnum
 
 from hpcgemma.errors import SchedulerError
 from hpcgemma.slurm.client import SlurmClient
-from hpcgemma.slurm.records import JobDetails
+from hpcgemma.slurm.records import JobDetails, JobRecord
 
 _NEAR_END_S = 90
+_CLOCK_SLACK_S = 5
 
 
 class WarningCause(StrEnum):
@@ -18,35 +19,52 @@ class WarningCause(StrEnum):
     PREEMPTED = "preempted"
     TIME_LIMIT = "time limit"
     CANCELLED = "cancelled"
+    REQUEUED = "requeued"
+    """Somebody, or Slurm itself, has put the job back into the queue already."""
     UNKNOWN = "a warning signal"
 
 
-def cause_of(details: JobDetails | None, *, lead_s: int, now: float) -> WarningCause:
+def cause_of(details: JobDetails | None, *, lead_s: int, restarts: int, now: float) -> WarningCause:
     """Return what a warning means, from the job's own record.
+
+    While its processes end, a job is COMPLETING whatever ended it, so the cause shows in other fields (seen on
+    Slurm 22.05): preemption sets PreemptTime and leaves it RUNNING; a requeue counts Restarts up; scancel leaves
+    an end before the time limit.
 
     Args:
         details: `scontrol show job`; None where Slurm did not answer.
         lead_s: Seconds before the time limit at which Slurm warns; it may be up to 60 s early.
+        restarts: How often the job had been requeued when this process started.
         now: Seconds since 1970.
     """
     if details is None:
         return WarningCause.UNKNOWN
-    if details.record.state == "CANCELLED":
+    job = details.record
+    if job.state == "CANCELLED":
         return WarningCause.CANCELLED
-    if details.preempt_time is not None or details.record.state == "PREEMPTED":
+    if details.preempt_time is not None or job.state == "PREEMPTED":
         return WarningCause.PREEMPTED
-    if details.record.state == "TIMEOUT":
+    if job.restarts is not None and job.restarts > restarts:
+        return WarningCause.REQUEUED
+    if job.state == "TIMEOUT" or job.reason == "TimeLimit":
         return WarningCause.TIME_LIMIT
-    end = details.record.end_time
-    if end is not None and end.timestamp() - now < lead_s + _NEAR_END_S:
+    if job.state == "COMPLETING":
+        return WarningCause.TIME_LIMIT if _used_up_its_time(job) else WarningCause.CANCELLED
+    if job.end_time is not None and job.end_time.timestamp() - now < lead_s + _NEAR_END_S:
         return WarningCause.TIME_LIMIT
     return WarningCause.UNKNOWN
 
 
-def ask_cause(client: SlurmClient, job_id: str, lead_s: int) -> WarningCause:
+def _used_up_its_time(job: JobRecord) -> bool:
+    if job.start_time is None or job.end_time is None or job.time_limit_min is None:
+        return False
+    return (job.end_time - job.start_time).total_seconds() >= job.time_limit_min * 60 - _CLOCK_SLACK_S
+
+
+def ask_cause(client: SlurmClient, job_id: str, *, lead_s: int, restarts: int) -> WarningCause:
     """Ask Slurm why this job was warned; no answer is no failure."""
     try:
         details = client.show_job(job_id)
     except SchedulerError:
         details = None
-    return cause_of(details, lead_s=lead_s, now=time.time())
+    return cause_of(details, lead_s=lead_s, restarts=restarts, now=time.time())

@@ -134,35 +134,38 @@ def classify(
     )
 
 
-def next_move(ending: Ending, *, failures_without_progress: int, max_relaunches: int, cancelled: bool) -> NextMove:
+def next_move(ending: Ending, *, without_progress: int, max_relaunches: int, cancelled: bool) -> NextMove:
     """Return what follows an ending.
 
     Args:
         ending: The last attempt's.
-        failures_without_progress: Attempts in a row, this one included, that failed with no new checkpoint.
-        max_relaunches: Relaunches allowed without progress.
+        without_progress: Attempts in a row, this one included, that ended with no new checkpoint.
+        max_relaunches: Attempts allowed without progress, beyond the first.
         cancelled: Whether the user asked for the end.
     """
     if ending.kind is EndingKind.FINISHED:
         return NextMove.FINISH
     if cancelled:
         return NextMove.STAY_CANCELLED
+    if without_progress > max_relaunches:
+        return NextMove.GIVE_UP
     if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED):
         return NextMove.CONTINUE
-    if ending.kind.is_retried_in_place and failures_without_progress <= max_relaunches:
-        return NextMove.RELAUNCH
-    return NextMove.GIVE_UP
+    return NextMove.RELAUNCH if ending.kind.is_retried_in_place else NextMove.GIVE_UP
 
 
-def failures_without_progress(events: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many attempts in a row, up to now, failed without saving a step beyond those before."""
+def attempts_without_progress(events: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many attempts in a row, up to now, ended without saving a step beyond those before.
+
+    Preemption does not count: it says nothing about the run, and the next job may have more luck.
+    """
     count, furthest = 0, -1
     for event in events:
         if event.get("event") == "saved" and int(event.get("step", -1)) > furthest:
             furthest, count = int(event["step"]), 0
         elif event.get("event") == "submitted":
             count = 0
-        elif event.get("event") == "ended" and event.get("ending") == EndingKind.RANK_DIED:
+        elif event.get("event") == "ended" and event.get("cause") != "preempted":
             count += 1
     return count
 

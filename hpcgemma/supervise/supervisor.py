@@ -22,7 +22,7 @@ from hpcgemma.supervise.endings import (
     Ending,
     EndingKind,
     NextMove,
-    failures_without_progress,
+    attempts_without_progress,
     next_move,
 )
 from hpcgemma.supervise.signals import WarningFlags
@@ -117,13 +117,19 @@ class Supervisor:
         if not self.allocation.on_slurm:
             stopped = self.flags.terminated_at is not None or self.flags.warned == "SIGINT"
             return WarningCause.CANCELLED if stopped else WarningCause.UNKNOWN
-        return ask_cause(self.client, self.allocation.job_id, self.plan.signal_lead_s)
+        return ask_cause(
+            self.client,
+            self.allocation.job_id,
+            lead_s=self.plan.signal_lead_s,
+            restarts=self.allocation.restarts,
+        )
 
     def _conclude(self, number: int, ending: Ending) -> NextMove:
-        if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED) and self.flags.warned is None:
+        was_warned = ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED)
+        if was_warned and self.flags.warned is None:
             # The warning went to the ranks only, as Slurm does at preemption: ask why now.
             self.cause = self._ask_cause()
-        facts: dict[str, Any] = {"cause": self.cause.value} if ending.kind is EndingKind.STOPPED else {}
+        facts: dict[str, Any] = {"cause": self.cause.value} if was_warned else {}
         self.folder.record(
             "ended",
             attempt=number,
@@ -138,25 +144,34 @@ class Supervisor:
         events = self._events()
         return next_move(
             ending,
-            failures_without_progress=failures_without_progress(events),
+            without_progress=attempts_without_progress(events),
             max_relaunches=self.plan.max_relaunches,
             cancelled=not self._may_continue(),
         )
 
     def _may_continue(self) -> bool:
         """Whether the user has not asked for the end, through hpcgemma or through scancel."""
+        return self.cause is not WarningCause.CANCELLED and not self._is_cancelled_here()
+
+    def _is_cancelled_here(self) -> bool:
         last = [e["event"] for e in self._events() if e["event"] in ("submitted", "cancelled")]
-        return self.cause is not WarningCause.CANCELLED and last[-1:] != ["cancelled"]
+        return last[-1:] == ["cancelled"]
 
     def _go_on(self) -> None:
         if self._continued is not None:
             return
+        if self.cause is WarningCause.REQUEUED:
+            self._note_continued(ways.Continued("requeue", self.allocation.job_id))
+            return
         way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client)
         fallback = ways.Requeue(self.allocation, self.client) if isinstance(way, ways.Successor) else None
-        self._continued = ways.go_on(way, fallback)
-        self.folder.record("continued", by=self._continued.by, job_id=self._continued.job_id)
-        store.note_job(store.entry_of(self.folder), self._continued.job_id)
-        self._say(f"the run goes on in job {self._continued.job_id} ({self._continued.by})")
+        self._note_continued(ways.go_on(way, fallback))
+
+    def _note_continued(self, continued: ways.Continued) -> None:
+        self._continued = continued
+        self.folder.record("continued", by=continued.by, job_id=continued.job_id)
+        store.note_job(store.entry_of(self.folder), continued.job_id)
+        self._say(f"the run goes on in job {continued.job_id} ({continued.by})")
 
     def _leave(self, move: NextMove, ending: Ending) -> str:
         match move:
@@ -172,8 +187,14 @@ class Supervisor:
                 if not self.allocation.on_slurm:
                     ways.LocalRestart.leave()
             case NextMove.GIVE_UP:
-                self._fail(ending.sentence, ending.hint)
+                count = attempts_without_progress(self._events())
+                again = (
+                    f"; {count} attempts in a row made no new checkpoint" if count > self.plan.max_relaunches else ""
+                )
+                self._fail(ending.sentence + again, ending.hint)
             case _:
+                if self.allocation.on_slurm and not self._is_cancelled_here():
+                    self.folder.record("cancelled", job_id=self.allocation.job_id, by="scancel")
                 self._say("cancelled: it does not go on by itself")
         return move.value
 

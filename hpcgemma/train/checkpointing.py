@@ -12,7 +12,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -254,7 +254,7 @@ def write_pickled(path: Path, content: dict[str, Any]) -> None:
     with path.open("wb") as file:
         watched = _WatchedFile(file)
         try:
-            torch.save(content, watched)
+            torch.save(content, cast(IO[bytes], watched))
         except RuntimeError:
             if watched.problem is not None:
                 raise watched.problem from None

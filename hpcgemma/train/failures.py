@@ -78,6 +78,12 @@ def failure_of(error: BaseException) -> Failure:
             sentence=f"another rank is gone (connection closed by peer): {first}",
             hint="the logs of the other ranks say why",
         )
+    if isinstance(error, ModuleNotFoundError):
+        return Failure(
+            kind="error",
+            sentence=f"the package {error.name} is not installed in this environment",
+            hint="pip install 'hpcgemma[train]'",
+        )
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         return Failure(
             kind="disk",

@@ -31,14 +31,15 @@ class Heartbeat:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def beat(self, phase: str, step: int | None = None) -> None:
+    def beat(self, phase: str | None = None, step: int | None = None) -> None:
         """Say what this rank does now.
 
         Args:
-            phase: One word, such as training, evaluating or saving.
+            phase: One word, such as training, evaluating or saving; None where that is as before.
             step: Optimizer steps taken; None where that is as before.
         """
         self.step = self.step if step is None else step
+        phase = self._phase if phase is None else phase
         now = time.monotonic()
         if phase == self._phase and now < self._next:
             return

@@ -30,7 +30,7 @@ from hpcgemma.train.evaluation import held_out_loss
 from hpcgemma.train.failures import NonFiniteLossError
 from hpcgemma.train.final import write_final
 from hpcgemma.train.heartbeat import Heartbeat
-from hpcgemma.train.loss import summed_loss
+from hpcgemma.train.loss import backward, summed_loss
 from hpcgemma.train.metrics import MetricsLog, say
 from hpcgemma.train.model import build_model
 from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
@@ -38,7 +38,10 @@ from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.runfile import recipe_fingerprint
 from hpcgemma.train.schedules import rate_share, warmup_steps
 from hpcgemma.train.signals import StopRequest, signal_name
+from hpcgemma.train.strategies import Strategy
 from hpcgemma.train.strategies.ddp import DataParallel
+
+_UNSTABLE = "in a new run, try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +111,13 @@ class Trainer:
             model = add_adapters(model, recipe.lora, recipe.training.seed)
         keep_trained_weights_in_fp32(model)
         model.train()
-        self.model: Any = model
+        transformers_model: Any = model
+        self.model = transformers_model
+        if recipe.training.activation_checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
         if recipe.training.compile:
             model.compile(dynamic=True)
-        self.strategy = DataParallel(model, device)
+        self.strategy: Strategy = DataParallel(model, device)
         self.optimizer = build_optimizer(model, recipe.optimizer)
         self.checkpointing = Checkpointing(
             folder,
@@ -187,7 +193,7 @@ class Trainer:
                 with self._autocast():
                     loss = summed_loss(self.strategy.model, batch)
                 # DDP averages over ranks; multiplied by their number, the average is the sum.
-                (loss * (self.ranks.world_size / targets)).backward()
+                backward(loss * (self.ranks.world_size / targets))
             total += loss.detach().double()
         norm = self.strategy.gradient_norm(training.max_grad_norm)
         set_learning_rate(self.optimizer, self._learning_rate(step))
@@ -213,7 +219,7 @@ class Trainer:
         for _ in range(2):
             with self._autocast():
                 loss = summed_loss(self.strategy.model, longest)
-            loss.backward()
+            backward(loss)
             self.optimizer.zero_grad(set_to_none=True)
         held_out = collate(prepared.eval, prepared.eval.longest(training.eval_micro_batch), pad).to(self.device)
         with torch.no_grad(), self._autocast():
@@ -233,6 +239,8 @@ class Trainer:
         )
         if loss is None:
             return False
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"step {self.progress.step}: the held-out loss is {loss}", _UNSTABLE)
         progress, evaluation = self.progress, self.recipe.evaluation
         is_best = progress.note_evaluation(loss, evaluation.early_stopping)
         if self.log is not None:
@@ -358,7 +366,7 @@ class Trainer:
         where = "nothing is saved" if saved is None else f"step {saved} is saved and sound"
         raise NonFiniteLossError(
             f"step {step}: the loss is {loss}, the gradient's norm {norm}; {where}",
-            "try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32, in a new run",
+            _UNSTABLE,
         )
 
     def _loader(self) -> DataLoader[MicroBatch]:
@@ -394,6 +402,7 @@ class Trainer:
 
     def _stop_is_agreed(self) -> bool:
         """Whether any rank was asked to stop; all ranks get the same answer."""
+        self.heartbeat.beat()
         if not self.agreed_signal:
             self.agreed_signal = self.ranks.highest(self.stop.signal_number)
         return bool(self.agreed_signal)

@@ -8,11 +8,19 @@ Letters: B rows, K positions, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from hpcgemma.train.data.batches import IGNORED, MicroBatch
+
+
+def backward(loss: torch.Tensor) -> None:
+    """Add the gradients of a loss to those of the trained parameters."""
+    run: Callable[[], None] = loss.backward
+    run()
 
 
 def summed_loss(model: nn.Module, batch: MicroBatch) -> torch.Tensor:

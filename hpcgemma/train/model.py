@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.recipes.types import ModelSpec, Recipe
@@ -38,13 +38,12 @@ def build_model(recipe: Recipe, prepared: PreparedData, device: torch.device) ->
     dtype = torch.bfloat16 if frozen_bf16 else torch.float32
     torch.manual_seed(recipe.training.seed)
     if spec.path is None:
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+        from_config: Any = AutoModelForCausalLM.from_config
+        model = from_config(config, attn_implementation=attention, dtype=dtype)
         model.generation_config.eos_token_id = [prepared.special["eos"], prepared.special["end_of_turn"]]
     else:
-        model = _pretrained(spec, config, attention, dtype, device)
+        model = _pretrained(spec.path, spec.revision, config, attention, dtype, device)
     _check_vocabulary(model, prepared)
-    if recipe.training.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     module: nn.Module = model.to(device)
     return module, f"attention: {attention} ({reason})"
 
@@ -132,9 +131,16 @@ def _config(spec: ModelSpec, prepared: PreparedData) -> Any:
     return config
 
 
-def _pretrained(spec: ModelSpec, config: Any, attention: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _pretrained(
+    path: str,
+    revision: str | None,
+    config: Any,
+    attention: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Any:
     options: dict[str, Any] = {
-        "revision": spec.revision,
+        "revision": revision,
         "local_files_only": True,
         "attn_implementation": attention,
         "dtype": dtype,
@@ -142,11 +148,27 @@ def _pretrained(spec: ModelSpec, config: Any, attention: str, dtype: torch.dtype
     if device.type == "cuda":
         options["device_map"] = {"": device}  # straight to the GPU: no rank holds the weights in host memory
     if config.model_type == "gemma3":
-        # The checkpoint has a vision tower; text is trained on the text model alone.
+        # The checkpoint has a vision tower; text is trained on the text model alone. Without the mapping, transformers
+        # 5.23 finds none of the weights and starts from random ones, with no more than a warning.
         from transformers import Gemma3ForCausalLM
 
-        return Gemma3ForCausalLM.from_pretrained(spec.path, config=config.text_config, **options)
-    return AutoModelForCausalLM.from_pretrained(spec.path, config=config, **options)
+        options["key_mapping"] = {
+            r"^(model\.language_model|language_model\.model)\.": "model.",
+            r"^language_model\.lm_head\.": "lm_head.",
+        }
+        load: Any = Gemma3ForCausalLM.from_pretrained
+        config = config.text_config
+    else:
+        load = AutoModelForCausalLM.from_pretrained
+    model, info = load(path, config=config, output_loading_info=True, **options)
+    faulty = sorted(info["missing_keys"]) + sorted(str(each) for each in info["mismatched_keys"])
+    if faulty:
+        raise InputError(
+            f"the weights at {path!r} are incomplete: {len(faulty)} are missing or of another shape, "
+            f"such as {faulty[0]}",
+            "check the download: hf download again, or correct model.path",
+        )
+    return model
 
 
 def _check_vocabulary(model: Any, prepared: PreparedData) -> None:

@@ -74,12 +74,16 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
                 f"the data or its settings changed since this run began ({', '.join(map(str, sources)) or 'recipe'})",
                 "restore them to resume, or start a new run: hpcgemma submit",
             )
-        shutil.rmtree(folder.prepared_dir)
     for leftover in folder.path.glob(".preparing-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    if folder.prepared_dir.exists():
+        outdated = folder.path / f".preparing-outdated-{os.getpid()}"
+        folder.prepared_dir.rename(outdated)
+        shutil.rmtree(outdated)
     staging = folder.path / f".preparing-{os.getpid()}"
     files.make_private_dir(staging)
     summary = {"format": FORMAT, "fingerprint": fingerprint, "settings": wanted} | _fill(staging, recipe)
+    summary["files"] = _sizes(staging)
     (staging / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     for path in sorted(staging.rglob("*")):
         files.fsync_path(path)
@@ -227,11 +231,18 @@ def _hash_of(settings: dict[str, Any], sources: Sequence[Path]) -> str:
 
 
 def _present_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a prepared folder; None where it, or a file, is missing or cut short."""
     try:
         summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None
-    return summary
+    return summary if summary.get("files") == _sizes(folder) else None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file of a prepared folder, but for its summary."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMMARY_NAME)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
 
 
 def _counts(rows: TokenRows, left_out: int) -> dict[str, int]:

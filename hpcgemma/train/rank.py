@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcgemma.errors import HpcGemmaError
 from hpcgemma.recipes.types import TrainingSpec
@@ -44,6 +44,7 @@ def run_rank(folder: RunFolder, stop: StopRequest) -> int:
         from hpcgemma.train.ranks import Ranks
 
         heartbeat.beat("loading")
+        hide_progress_bars()
         ranks = Ranks(environment, device)
         end = Trainer(folder, run_id, recipe, environment, ranks, device, stop, heartbeat).run()
         if ranks.is_first:
@@ -72,6 +73,14 @@ def set_up_torch(device: torch.device, training: TrainingSpec) -> None:
     torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
     if training.gpu_memory_fraction is not None:
         torch.cuda.set_per_process_memory_fraction(training.gpu_memory_fraction, device)
+
+
+def hide_progress_bars() -> None:
+    """Keep transformers' progress bars out of the log, which is no terminal."""
+    import transformers
+
+    libraries_log: Any = transformers.utils.logging
+    libraries_log.disable_progress_bar()
 
 
 def _report(folder: RunFolder, error: BaseException, rank: int, step: int) -> int:

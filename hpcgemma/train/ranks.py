@@ -5,9 +5,10 @@ Agreement never goes through NCCL, so it costs no GPU synchronisation and works 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,9 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for its peers; as long as the largest checkpoint may take to write."""
+
+MEETING_TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others to start; they import torch from a shared file system at the same time."""
 
 _CPU = torch.device("cpu")
 
@@ -35,7 +39,15 @@ class Ranks:
         self.world_size = environment.world_size
         if self.world_size > 1:
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            distributed: Any = dist  # its type stubs do not name the store
+            store = distributed.TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                self.world_size,
+                is_master=self.is_first,
+                timeout=MEETING_TIMEOUT,
+            )
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT)
 
     @property
     def is_first(self) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
+from pathlib import Path
 
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
 
 def supervisor_pid(run: Training) -> int:
     """Return the child of submitit's controller."""
-    children = f"/proc/{run.job_id}/task/{run.job_id}/children"
-    return int(wait_until("the supervisor", lambda: open(children).read().split())[0])
+    children = Path(f"/proc/{run.job_id}/task/{run.job_id}/children")
+    return int(wait_until("the supervisor", lambda: children.read_text().split())[0])
 
 
 def test_a_run_completes_and_is_described_in_words_and_json(terminal: Terminal, reference: Training) -> None:
@@ -46,10 +47,14 @@ def test_a_time_limit_is_survived(terminal: Terminal, reference: Training) -> No
         textwrap.dedent("""\
         extends: local
         name: short
-        continuation: {mode: requeue, signal: USR2, lead_s: 52}
+        continuation: {mode: requeue, signal: USR2, lead_s: 35}
         """)
     )
-    run = terminal.submit("limited", str(profile), "--time", "1", "--set", "training.max_steps=120")
+    run = terminal.submit("limited", str(profile), "--time", "1")
+    run.wait_for_step(10)
+    run.freeze()
+    run.wait_for_event("warned")
+    run.thaw()
     assert run.wait_for_end()["state"] == "COMPLETED"
     assert run.events("warned")[0]["signal"] == "SIGUSR2"
     assert_same_training(run, reference)
@@ -73,7 +78,9 @@ def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_brok
 ) -> None:
     run = terminal.submit("broken", "local")
     run.wait_for_step(50)
+    run.freeze()
     terminal.call("cancel", run.name)
+    run.thaw()
     wait_until("the cancelled run's end", lambda: run.status()["state"] == "CANCELLED")
     assert not run.events("continued")
     newest = max((run.folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))

@@ -47,10 +47,17 @@ def run_ids(run: Training, kind: str) -> list[str]:
 
 
 def preempt(run: Training, cluster: SlurmCluster, step: int = 25) -> dict[str, Any]:
-    """Let an urgent job take the run's nodes, and return what the first attempt's end says."""
+    """Let an urgent job take the run's nodes, and return what the first attempt's end says.
+
+    The ranks stand still until Slurm's notice, which brings them a SIGCONT, or until the supervisor has theirs.
+    """
     run.wait_for_step(step)
+    run.freeze()
     nodes = cluster.run("squeue", "-h", "-j", run.job_id, "-o", "%N").stdout.strip()
     urgent = cluster.urgent_job(nodes=nodes, seconds=5)
+    if cluster.options.send_user_signal:
+        run.wait_for_event("warned")
+        run.thaw()
     ended = run.wait_for_event("ended")
     cluster.wait_for(lambda: cluster.job_state(urgent) in ("RUNNING", "COMPLETED"), "the urgent job's turn")
     return ended
@@ -99,11 +106,14 @@ def test_a_preempted_run_goes_on_by_requeue(login: LoginNode, cluster: SlurmClus
 
 
 def test_a_run_at_its_time_limit_goes_on_by_itself(login: LoginNode, reference: Training) -> None:
-    run = login.submit("limited-job", SUCCESSOR, *TWO_NODES, "--time", "1", "--set", "training.log_every_steps=1")
+    run = login.submit("limited-job", SUCCESSOR, *TWO_NODES, "--time", "1")
+    run.wait_for_step(10)
+    run.freeze()
     warned = run.wait_for_event("warned")
+    run.thaw()
     assert (warned["signal"], warned["cause"]) == ("SIGUSR2", "time limit")
     assert run.wait_for_end()["state"] == "COMPLETED"
-    assert [event["by"] for event in run.events("continued")][0] == "successor"
+    assert run.events("continued")[0]["by"] == "successor"
     assert_same_training(run, reference)
 
 
@@ -125,9 +135,10 @@ def test_a_run_ended_by_scancel_stays_ended_until_it_is_resumed_from_a_sound_che
 ) -> None:
     run = login.submit("scancelled", SUCCESSOR, *TWO_NODES)
     run.wait_for_step(50)
+    run.freeze()
     cluster.run("scancel", run.job_id)
-    cluster.wait_for(lambda: cluster.job_state(run.job_id) == "CANCELLED", "the job's end")
-    assert run.status()["state"] == "CANCELLED"
+    ended = wait_until("the job's end", lambda: (said := run.status())["state"] == "CANCELLED" and said)
+    assert ended["sentence"] == "cancelled with scancel"
     assert not run.events("continued")
     assert cluster.run("squeue", "-h", "--me").stdout.strip() == ""
 

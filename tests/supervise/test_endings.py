@@ -9,8 +9,8 @@ from hpcgemma.supervise.endings import (
     Ending,
     EndingKind,
     NextMove,
+    attempts_without_progress,
     classify,
-    failures_without_progress,
     next_move,
 )
 from hpcgemma.supervise.launchers import RankExit
@@ -55,7 +55,7 @@ def test_a_survivors_complaint_about_a_lost_peer_is_not_the_cause() -> None:
 def test_what_the_trainer_says_of_its_failure_is_passed_on(kind: str) -> None:
     ending = classify([RankExit(0, 1, None)], failed(kind), warned=False)
     assert ending == Ending(kind=EndingKind(kind), sentence="why", hint="do", step=3, rank=0)
-    move = next_move(ending, failures_without_progress=1, max_relaunches=3, cancelled=False)
+    move = next_move(ending, without_progress=1, max_relaunches=3, cancelled=False)
     assert move is NextMove.GIVE_UP
 
 
@@ -67,7 +67,7 @@ def test_ranks_ended_after_a_warning_before_they_saved_go_on_all_the_same() -> N
     for exits in (KILLED, [RankExit(0, None, signal.SIGTERM)], CLEAN):
         ending = classify(exits, None, warned=True)
         assert ending.kind is EndingKind.LOST_WARNED
-        assert next_move(ending, failures_without_progress=0, max_relaunches=3, cancelled=False) is NextMove.CONTINUE
+        assert next_move(ending, without_progress=0, max_relaunches=3, cancelled=False) is NextMove.CONTINUE
 
 
 def test_a_warning_that_killed_a_rank_before_it_listened_is_no_crash() -> None:
@@ -82,22 +82,20 @@ def test_an_end_without_a_word_is_an_error_with_its_code() -> None:
 
 def test_a_dead_rank_is_relaunched_until_the_bound_without_progress() -> None:
     ending = classify(KILLED, None, warned=False)
-    moves = [
-        next_move(ending, failures_without_progress=count, max_relaunches=2, cancelled=False) for count in (1, 2, 3)
-    ]
+    moves = [next_move(ending, without_progress=count, max_relaunches=2, cancelled=False) for count in (1, 2, 3)]
     assert moves == [NextMove.RELAUNCH, NextMove.RELAUNCH, NextMove.GIVE_UP]
 
 
 def test_a_cancelled_run_is_never_revived() -> None:
     for outcome in ({"outcome": "stopped", "step": 1}, None):
         ending = classify(CLEAN, outcome, warned=True)
-        move = next_move(ending, failures_without_progress=0, max_relaunches=3, cancelled=True)
+        move = next_move(ending, without_progress=0, max_relaunches=3, cancelled=True)
         assert move is NextMove.STAY_CANCELLED
 
 
 def test_a_run_that_finished_while_it_was_cancelled_is_finished() -> None:
     ending = classify(CLEAN, {"outcome": "finished", "step": 1}, warned=True)
-    assert next_move(ending, failures_without_progress=0, max_relaunches=3, cancelled=True) is NextMove.FINISH
+    assert next_move(ending, without_progress=0, max_relaunches=3, cancelled=True) is NextMove.FINISH
 
 
 def test_only_failures_since_the_last_new_checkpoint_count() -> None:
@@ -106,7 +104,16 @@ def test_only_failures_since_the_last_new_checkpoint_count() -> None:
     def saved(step: int) -> dict[str, Any]:
         return {"event": "saved", "step": step}
 
-    assert failures_without_progress([died, died]) == 2
-    assert failures_without_progress([died, saved(4), died]) == 1
-    assert failures_without_progress([saved(4), died, saved(4), died]) == 2
-    assert failures_without_progress([died, died, {"event": "submitted"}]) == 0
+    assert attempts_without_progress([died, died]) == 2
+    assert attempts_without_progress([died, saved(4), died]) == 1
+    assert attempts_without_progress([saved(4), died, saved(4), died]) == 2
+    assert attempts_without_progress([died, died, {"event": "submitted"}]) == 0
+
+
+def test_jobs_too_short_for_a_single_step_are_given_up_but_preemption_never_counts() -> None:
+    limited = {"event": "ended", "ending": "stopped", "cause": "time limit"}
+    preempted = {"event": "ended", "ending": "stopped", "cause": "preempted"}
+    assert attempts_without_progress([limited, limited, preempted]) == 2
+    stopped = classify(CLEAN, {"outcome": "stopped", "step": 0}, warned=True)
+    moves = [next_move(stopped, without_progress=count, max_relaunches=1, cancelled=False) for count in (0, 1, 2)]
+    assert moves == [NextMove.CONTINUE, NextMove.CONTINUE, NextMove.GIVE_UP]

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.train.data.order import Rows, RowStream, micro_batches_of_rank
 from hpcgemma.train.data.prepared import PreparedData, TokenRows
-from hpcgemma.recipes.batch import accumulation_steps
 
 IGNORED = -100
 """The label of what is not learned, as torch's cross-entropy takes it."""

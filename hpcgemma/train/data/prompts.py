@@ -63,8 +63,9 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     Raises:
         DataError: The tokenizer lacks one.
     """
-    found = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
-    missing = [name for name, number in found.items() if number is None and name != "<unk>"]
+    known = ((name, tokenizer.token_to_id(name)) for name in SPECIAL_TOKENS)
+    found = {name: number for name, number in known if number is not None}
+    missing = [name for name in SPECIAL_TOKENS if name not in found and name != "<unk>"]
     if missing:
         raise DataError(
             f"the tokenizer has no token {' or '.join(missing)}: it is not Gemma's",

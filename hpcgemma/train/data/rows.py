@@ -43,7 +43,7 @@ class Conversation:
         return self.turns[-1].text
 
 
-class _BadRow(ValueError):
+class _BadRowError(ValueError):
     """What is wrong with one row; the caller knows the file and the line."""
 
 
@@ -60,7 +60,7 @@ def conversation_of(row: Mapping[str, Any], data: DataSpec) -> Conversation:
     else:
         question, answer = f"{data.instruction}\n{_text(row, 'svg')}", _text(row, "caption")
     if not answer.strip():
-        raise _BadRow("its answer is empty")
+        raise _BadRowError("its answer is empty")
     return Conversation((Turn("user", question), Turn("model", answer)))
 
 
@@ -78,7 +78,7 @@ def read_conversations(path: Path, data: DataSpec) -> Iterator[Conversation]:
                     continue
                 try:
                     yield conversation_of(_parse(line), data)
-                except _BadRow as error:
+                except _BadRowError as error:
                     raise DataError(
                         f"{path}, line {number}: {error}",
                         f"correct or remove the line; a valid one: {VALID_ROWS[data.format]}",
@@ -97,53 +97,54 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except UnicodeDecodeError as error:
-        raise _BadRow(f"it is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise _BadRowError(f"it is not UTF-8: {error.reason} at byte {error.start}") from None
     except ValueError as error:
-        raise _BadRow(f"it is not JSON: {error}") from None
+        raise _BadRowError(f"it is not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise _BadRow(f"it is a JSON {type(row).__name__}, not an object")
+        raise _BadRowError(f"it is a JSON {type(row).__name__}, not an object")
     return row
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
     if field not in row:
-        raise _BadRow(f"field {field!r} is missing; it has {sorted(row)}")
+        raise _BadRowError(f"field {field!r} is missing; it has {sorted(row)}")
     value = row[field]
     if not isinstance(value, str):
-        raise _BadRow(f"field {field!r} is no text but {value!r:.60}")
+        raise _BadRowError(f"field {field!r} is no text but {value!r:.60}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _BadRow(f"field {field!r} holds half of a surrogate pair, which is no text") from None
+        raise _BadRowError(f"field {field!r} holds half of a surrogate pair, which is no text") from None
     return value
 
 
 def _from_messages(row: Mapping[str, Any]) -> Conversation:
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _BadRow(f"field 'messages' is not a list of messages; it has the fields {sorted(row)}")
-    system, turns = "", []
+        raise _BadRowError(f"field 'messages' is not a list of messages; it has the fields {sorted(row)}")
+    system = ""
+    turns: list[Turn] = []
     for position, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise _BadRow(f"messages[{position}] is no object")
+            raise _BadRowError(f"messages[{position}] is no object")
         role, text = _ROLES.get(str(message.get("role"))), _text(message, "content")
         if role is None:
-            raise _BadRow(f"messages[{position}] has role {message.get('role')!r}; valid: {', '.join(_ROLES)}")
+            raise _BadRowError(f"messages[{position}] has role {message.get('role')!r}; valid: {', '.join(_ROLES)}")
         if role == "system":
             if position:
-                raise _BadRow(f"messages[{position}] is a system message; only the first may be")
+                raise _BadRowError(f"messages[{position}] is a system message; only the first may be")
             system = text
             continue
         expected = "model" if len(turns) % 2 else "user"
         if role != expected:
             who = "assistant" if expected == "model" else "user"
-            raise _BadRow(f"messages[{position}] is from {message['role']!r}; user and assistant take turns, "
+            raise _BadRowError(f"messages[{position}] is from {message['role']!r}; user and assistant take turns, "
                           f"and here it is {who}'s")  # fmt: skip
         if role == "model" and not text.strip():
-            raise _BadRow(f"messages[{position}] is an empty answer")
+            raise _BadRowError(f"messages[{position}] is an empty answer")
         turns.append(Turn("model" if role == "model" else "user", text))
     if not turns or turns[-1].role != "model":
-        raise _BadRow("the last message is not the assistant's, so there is nothing to learn from it")
+        raise _BadRowError("the last message is not the assistant's, so there is nothing to learn from it")
     if system:
         turns[0] = Turn("user", f"{system.strip()}\n\n{turns[0].text.strip()}")
     return Conversation(tuple(turns))

@@ -1,0 +1,115 @@
+"""The run folder: the contract by which launcher, supervisor and trainer know each other."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpcgemma import files
+
+EventName = Literal[
+    "submitted",  # a job was handed to the scheduler: job_id, by
+    "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks
+    "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
+    "warned",  # a warning arrived: attempt, signal, cause
+    "saved",  # a checkpoint was committed: step, samples, seconds
+    "save_failed",  # a checkpoint could not be written: step, problem
+    "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
+    "ended",  # an attempt ended: attempt, ending, sentence, step
+    "relaunched",  # the ranks are started again in the same allocation: attempt
+    "continued",  # the run goes on in another job, or in this one requeued: by, job_id
+    "cancelled",  # the user asked for the end: job_id
+    "finished",  # final/ is complete: step
+    "failed",  # the run cannot go on by itself: sentence, hint
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Every path of one run. It computes paths and appends events; it decides nothing.
+
+    Args:
+        path: The folder itself, absolute.
+    """
+
+    path: Path
+
+    @property
+    def run_file(self) -> Path:
+        """The resolved recipe, profile and plan: the answer to "what exactly ran?"."""
+        return self.path / "run.yaml"
+
+    @property
+    def script_file(self) -> Path:
+        """The job script as it was submitted."""
+        return self.path / "job.sbatch"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One line per logged step; after a step back in time, the later line of a step counts."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """Scores of generated answers, untrained and trained, as JSON."""
+        return self.path / "evaluation.json"
+
+    @property
+    def heartbeat_dir(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
+    def attempts_dir(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def prepared_dir(self) -> Path:
+        """Tokenized data, the tokenizer, and what was generated: made once, before any rank starts."""
+        return self.path / "prepared"
+
+    @property
+    def final_dir(self) -> Path:
+        """Model and tokenizer, loadable with from_pretrained; it exists only when it is complete."""
+        return self.path / "final"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def submitit_dir(self) -> Path:
+        return self.path / "submitit"
+
+    def attempt_dir(self, attempt: int) -> Path:
+        return self.attempts_dir / str(attempt)
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        return self.attempt_dir(attempt) / f"rank-{rank}.log"
+
+    def supervisor_log(self, attempt: int) -> Path:
+        return self.attempt_dir(attempt) / "supervisor.log"
+
+    def outcome_file(self, attempt: int) -> Path:
+        """What the trainer says of its own end, as JSON; absent when it was killed."""
+        return self.attempt_dir(attempt) / "outcome.json"
+
+    def heartbeat_file(self, rank: int) -> Path:
+        return self.heartbeat_dir / str(rank)
+
+    def record(self, event: EventName, **facts: Any) -> None:
+        """Append one event with the present time (seconds since 1970, UTC)."""
+        files.append_json_line(self.events_file, {"time": time.time(), "event": event, **facts})
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events, oldest first."""
+        return list(files.read_json_lines(self.events_file))

@@ -1,0 +1,168 @@
+"""A run's state: a pure function of its events and of what the scheduler says of its current job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from hpcgemma.slurm import reasons
+from hpcgemma.slurm.records import JobRecord
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. The last four are final until somebody resumes it."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    UNKNOWN = "UNKNOWN"
+    INTERRUPTED = "INTERRUPTED"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a job is working on the run, or is going to."""
+        return self in (RunStatus.PENDING, RunStatus.RUNNING)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self in (
+            RunStatus.INTERRUPTED,
+            RunStatus.COMPLETED,
+            RunStatus.CANCELLED,
+            RunStatus.FAILED,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """A run's status, why, and what to do about it."""
+
+    status: RunStatus
+    sentence: str
+    hint: str = ""
+    job_id: str | None = None
+    job: JobRecord | None = None
+    is_requeued: bool = False
+    """Whether the job is pending because the run put it back into the queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerAnswer:
+    """What the scheduler said of one job; `problem` where it could not be asked."""
+
+    job: JobRecord | None = None
+    problem: str = ""
+
+
+Events = Sequence[Mapping[str, Any]]
+
+
+def current_job_id(events: Events) -> str | None:
+    """Return the job that works on the run now, or did last: of its newest submission or continuation."""
+    ids = [event["job_id"] for event in events if event.get("event") in ("submitted", "continued", "started")]
+    return str(ids[-1]) if ids else None
+
+
+def count_attempts(events: Events) -> int:
+    """Return how often the ranks were started."""
+    return sum(event.get("event") == "started" for event in events)
+
+
+def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState:
+    """Return the state of a run.
+
+    Args:
+        name: Name of the run, for the hints.
+        events: Its events, oldest first.
+        answer: The scheduler's word on `current_job_id(events)`.
+    """
+    job_id, job = current_job_id(events), answer.job
+    resume = f"hpcgemma resume {name}"
+    logs = f"hpcgemma logs {name}"
+
+    def state(status: RunStatus, sentence: str, hint: str = "") -> RunState:
+        return RunState(
+            status=status, sentence=sentence, hint=hint, job_id=job_id, job=job, is_requeued=requeued
+        )
+
+    recent = _since_submission(events)
+    requeued = any(event.get("event") == "continued" and event.get("by") == "requeue" for event in recent)
+    ended = {str(event["event"]): event for event in recent}
+    if "finished" in ended:
+        return state(RunStatus.COMPLETED, f"finished at step {ended['finished'].get('step')}")
+    if "failed" in ended:
+        failure = ended["failed"]
+        return state(RunStatus.FAILED, str(failure.get("sentence")), str(failure.get("hint") or logs))
+    if "cancelled" in ended and (job is None or reasons.is_final(job.state)):
+        return state(RunStatus.CANCELLED, _cancelled(ended["cancelled"]), f"to go on with it all the same: {resume}")
+    if job_id is None:
+        return state(RunStatus.UNKNOWN, "it was prepared but no submission is recorded", resume)
+    if answer.problem:
+        return state(RunStatus.UNKNOWN, f"{answer.problem}; last known: {_last_known(recent)}", "ask again later")
+    if job is None:
+        sentence = f"job {job_id} is no longer known to the scheduler and the run is not finished"
+        return state(RunStatus.INTERRUPTED, sentence, resume)
+    if reasons.is_pending(job.state):
+        return state(RunStatus.PENDING, *_pending(job, recent))
+    if not reasons.is_final(job.state):
+        if "cancelled" in ended:
+            return state(RunStatus.RUNNING, "cancelled by you; saving before it ends")
+        ending = job.state == "COMPLETING"
+        return state(RunStatus.RUNNING, "its job is ending" if ending else _running(recent))
+    explained = reasons.explain_state(job.state)
+    if job.state == "CANCELLED":
+        return state(RunStatus.CANCELLED, f"job {job_id} was cancelled", f"to go on with it: {resume}")
+    if job.state == "COMPLETED":
+        sentence = f"job {job_id} ended before the run was finished"
+        last = next((event for event in reversed(recent) if event.get("event") == "ended"), None)
+        if last is not None:
+            sentence += f": {last.get('sentence')}"
+        return state(RunStatus.INTERRUPTED, sentence, resume)
+    sentence = f"job {job_id} ended as {job.state}: {explained.sentence}"
+    return state(RunStatus.INTERRUPTED, sentence, f"{logs}; then {resume}")
+
+
+def _since_submission(events: Events) -> Events:
+    """Return the events from the user's last submission or resume on."""
+    starts = [
+        index
+        for index, event in enumerate(events)
+        if event.get("event") == "submitted" and event.get("by") != "supervisor"
+    ]
+    return events[starts[-1] :] if starts else events
+
+
+def _pending(job: JobRecord, recent: Events) -> tuple[str, str]:
+    explanation = reasons.explain_reason(job.reason)
+    sentence = f"{job.reason}: {explanation.sentence}" if job.reason not in ("", "None") else explanation.sentence
+    last = recent[-1] if recent else {}
+    continued = [event for event in recent if event.get("event") == "continued"]
+    if continued and last.get("event") in ("continued", "ended"):
+        sentence = f"saved and going on in job {job.job_id}; {sentence}"
+    return sentence, explanation.remedy
+
+
+def _cancelled(event: Mapping[str, Any]) -> str:
+    return "cancelled with scancel" if event.get("by") == "scancel" else "cancelled by you"
+
+
+def _running(recent: Events) -> str:
+    words = {
+        "submitted": "starting",
+        "continued": "starting again",
+        "started": "training",
+        "warned": "warned; saving",
+        "relaunched": "starting the ranks again",
+        "ended": "between two attempts",
+    }
+    known = [event["event"] for event in recent if event.get("event") in words]
+    return words[known[-1]] if known else "starting"
+
+
+def _last_known(recent: Events) -> str:
+    return str(recent[-1].get("event")) if recent else "nothing"

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hpcgemma.runs.state import RunStatus, SchedulerAnswer, count_attempts, current_job_id, decide_state
+from hpcgemma.slurm.records import JobRecord
+
+SUBMITTED = {"event": "submitted", "job_id": "7", "by": "launcher"}
+STARTED = {"event": "started", "job_id": "7", "attempt": 1}
+STOPPED = {"event": "ended", "job_id": "7", "ending": "stopped", "sentence": "saved at step 8 after SIGUSR2"}
+SUCCESSOR = {"event": "continued", "by": "successor", "job_id": "8"}
+REQUEUED = {"event": "continued", "by": "requeue", "job_id": "7"}
+
+
+def job(state: str, reason: str = "", job_id: str = "7") -> SchedulerAnswer:
+    return SchedulerAnswer(job=JobRecord(job_id=job_id, state=state, reason=reason, source="squeue"))
+
+
+def status(events: list[dict[str, Any]], answer: SchedulerAnswer) -> tuple[RunStatus, str]:
+    state = decide_state("r", events, answer)
+    return state.status, state.sentence
+
+
+def test_a_pending_job_explains_its_reason() -> None:
+    state = decide_state("r", [SUBMITTED], job("PENDING", "Priority"))
+    assert state.status is RunStatus.PENDING
+    assert state.sentence.startswith("Priority: ")
+    assert state.hint
+
+
+def test_a_running_job_says_what_it_does() -> None:
+    assert status([SUBMITTED], job("RUNNING")) == (RunStatus.RUNNING, "starting")
+    assert status([SUBMITTED, STARTED], job("RUNNING")) == (RunStatus.RUNNING, "training")
+    warned = {"event": "warned", "job_id": "7"}
+    assert status([SUBMITTED, STARTED, warned], job("RUNNING")) == (RunStatus.RUNNING, "warned; saving")
+    assert status([SUBMITTED, STARTED], job("COMPLETING")) == (RunStatus.RUNNING, "its job is ending")
+
+
+def test_a_finished_run_is_completed_whatever_the_job_still_does() -> None:
+    events = [SUBMITTED, STARTED, {"event": "finished", "step": 40}]
+    for answer in (job("RUNNING"), job("COMPLETED"), SchedulerAnswer(), SchedulerAnswer(problem="down")):
+        assert status(events, answer) == (RunStatus.COMPLETED, "finished at step 40")
+
+
+def test_a_completed_job_without_a_finished_run_is_no_success() -> None:
+    assert status([SUBMITTED, STARTED], job("COMPLETED")) == (
+        RunStatus.INTERRUPTED,
+        "job 7 ended before the run was finished",
+    )
+
+
+def test_a_successor_is_the_runs_current_job() -> None:
+    events = [SUBMITTED, STARTED, STOPPED, SUCCESSOR]
+    assert current_job_id(events) == "8"
+    state = decide_state("r", events, job("PENDING", "Dependency", "8"))
+    assert state.status is RunStatus.PENDING
+    assert state.sentence.startswith("saved and going on in job 8; Dependency: ")
+    assert not state.is_requeued
+
+
+def test_a_requeued_job_keeps_its_id_and_is_known_as_requeued() -> None:
+    state = decide_state("r", [SUBMITTED, STARTED, STOPPED, REQUEUED], job("PENDING", "BeginTime"))
+    assert state.job_id == "7"
+    assert state.is_requeued
+
+
+def test_a_failure_is_told_in_the_supervisors_words() -> None:
+    failed = {"event": "failed", "sentence": "the loss is not finite", "hint": "lower the learning rate"}
+    state = decide_state("r", [SUBMITTED, STARTED, failed], job("FAILED"))
+    assert (state.status, state.sentence, state.hint) == (
+        RunStatus.FAILED,
+        "the loss is not finite",
+        "lower the learning rate",
+    )
+
+
+def test_a_resumed_run_leaves_its_failure_behind() -> None:
+    failed = {"event": "failed", "sentence": "x", "hint": ""}
+    assert status([SUBMITTED, STARTED, failed, SUBMITTED], job("RUNNING"))[0] is RunStatus.RUNNING
+
+
+def test_cancelled_by_hpcgemma_or_by_scancel_is_cancelled() -> None:
+    assert status([SUBMITTED, {"event": "cancelled"}], job("CANCELLED"))[0] is RunStatus.CANCELLED
+    assert status([SUBMITTED, {"event": "cancelled"}], SchedulerAnswer())[0] is RunStatus.CANCELLED
+    assert status([SUBMITTED, STARTED], job("CANCELLED"))[0] is RunStatus.CANCELLED
+    assert status([SUBMITTED, {"event": "cancelled"}], job("COMPLETING"))[0] is RunStatus.RUNNING
+
+
+def test_a_silent_scheduler_makes_a_run_unknown_never_failed() -> None:
+    found = status([SUBMITTED, STARTED], SchedulerAnswer(problem="the controller does not answer"))
+    assert found == (RunStatus.UNKNOWN, "the controller does not answer; last known: started")
+
+
+def test_a_job_the_scheduler_forgot_is_interrupted() -> None:
+    assert status([SUBMITTED, STARTED], SchedulerAnswer()) == (
+        RunStatus.INTERRUPTED,
+        "job 7 is no longer known to the scheduler and the run is not finished",
+    )
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "FAILED", "BOOT_FAIL"])
+def test_every_bad_end_of_a_job_is_explained_with_a_remedy(state: str) -> None:
+    found = decide_state("r", [SUBMITTED, STARTED], job(state))
+    assert found.status is RunStatus.INTERRUPTED
+    assert found.sentence.startswith(f"job 7 ended as {state}: ")
+    assert "hpcgemma resume r" in found.hint
+
+
+def test_a_state_that_slurm_invents_tomorrow_does_not_crash() -> None:
+    assert status([SUBMITTED], job("FROBNICATING"))[0] is RunStatus.RUNNING
+
+
+def test_attempts_are_counted_by_their_starts() -> None:
+    assert count_attempts([SUBMITTED, STARTED, STOPPED, STARTED]) == 2
