@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpcgemma.files import read_json_lines
+
 RECIPE = Path(__file__).parent / "recipes" / "captions_test.yaml"
 TIMEOUT_S = 120.0
 _POLL_S = 0.1
@@ -82,7 +84,7 @@ class Training:
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the events, all or of one kind."""
-        return [event for event in _json_lines(self.folder / "events.jsonl") if kind in (None, event["event"])]
+        return [event for event in read_json_lines(self.folder / "events.jsonl") if kind in (None, event["event"])]
 
     def step(self) -> int:
         """Return the newest logged step."""
@@ -90,7 +92,7 @@ class Training:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the logged steps, without the evaluations."""
-        return [line for line in _json_lines(self.folder / "metrics.jsonl") if "loss" in line]
+        return [line for line in read_json_lines(self.folder / "metrics.jsonl") if "loss" in line]
 
     def losses(self) -> dict[int, tuple[float, float]]:
         """Return loss and gradient norm by step; of a step that was made twice, the later."""
@@ -116,8 +118,13 @@ class Training:
 
     def wait_for_end(self) -> dict[str, Any]:
         """Wait until the run ends for good, and return its status."""
-        self._wait("the end", lambda: self.events("finished") or self.events("failed"))
+        self._wait("the end", self.is_over)
         return self.status()
+
+    def is_over(self) -> bool:
+        """Whether the run has finished or failed since it was last submitted or resumed."""
+        kinds = [event["event"] for event in self.events()]
+        return not {"finished", "failed"}.isdisjoint(kinds[len(kinds) - kinds[::-1].index("submitted") :])
 
     def rank_pids(self) -> list[int]:
         """Return the processes of the ranks that live now, by rank."""
@@ -146,7 +153,7 @@ class Training:
 
     def _wait(self, what: str, condition: Callable[[], Any]) -> None:
         try:
-            wait_until(what, lambda: condition() or self.events("failed") or self.events("finished"))
+            wait_until(what, lambda: condition() or self.is_over())
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
         if not condition():
@@ -165,9 +172,3 @@ def assert_same_training(run: Training, reference: Training) -> None:
     """Final weights and every logged loss are bitwise those of the reference."""
     assert run.losses() == reference.losses()
     assert run.final_digest() == reference.final_digest()
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]

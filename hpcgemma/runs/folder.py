@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +108,15 @@ class RunFolder:
         return self.heartbeat_dir / str(rank)
 
     def record(self, event: EventName, **facts: Any) -> None:
-        """Append one event with the present time (seconds since 1970, UTC)."""
-        files.append_json_line(self.events_file, {"time": time.time(), "event": event, **facts})
+        """Append one event with the present time (seconds since 1970, UTC).
+
+        A full or read-only disk costs the event, which is printed instead, but never the run.
+        """
+        line = {"time": time.time(), "event": event, **facts}
+        try:
+            files.append_json_line(self.events_file, line)
+        except OSError as error:
+            print(f"hpcgemma: could not record {line}: {error}", file=sys.stderr, flush=True)
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events, oldest first."""

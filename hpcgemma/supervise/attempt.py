@@ -12,7 +12,7 @@ from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise import launchers
 from hpcgemma.supervise.allocation import Allocation, free_port, rank_threads
-from hpcgemma.supervise.endings import Ending, classify
+from hpcgemma.supervise.endings import Ending, classify, save_problem
 from hpcgemma.supervise.launchers import RankExit, RankGroup
 from hpcgemma.supervise.signals import WarningFlags
 
@@ -67,7 +67,12 @@ class Attempt:
             environment=environment,
         )
         exits = self._watch(ranks)
-        return classify(exits, self._outcome(), warned=self.flags.warned is not None)
+        return classify(
+            exits,
+            self._outcome(),
+            warned=self.flags.warned is not None,
+            save_problem=save_problem(self.folder.events()),
+        )
 
     def _environment(self) -> dict[str, str]:
         environment = launchers.own_environment()

@@ -66,12 +66,15 @@ _PEER_LOST = (
     "broken pipe",
 )
 
+_DISK_HINT = "free some space (df -h, or the site's quota command); the last good checkpoint is kept: hpcgemma resume"
+
 
 def classify(
     exits: Sequence[RankExit],
     outcome: Mapping[str, Any] | None,
     *,
     warned: bool,
+    save_problem: str = "",
 ) -> Ending:
     """Return why an attempt ended.
 
@@ -79,6 +82,7 @@ def classify(
         exits: How the ranks ended, the first failure first where that is known.
         outcome: What the trainer wrote of its own end; None where it could not.
         warned: Whether a warning had come.
+        save_problem: Why the attempt's newest checkpoint could not be written; empty where it could.
     """
     outcome = outcome or {}
     word, step = outcome.get("outcome"), outcome.get("step")
@@ -97,6 +101,9 @@ def classify(
             kind=EndingKind.LOST_WARNED,
             sentence="ended before it could save; the newest checkpoint counts",
         )
+    if save_problem and word is None and not clean:
+        # Where a checkpoint cannot be written, the trainer's last word cannot be either.
+        return Ending(kind=EndingKind.DISK, sentence=f"nothing more could be written: {save_problem}", hint=_DISK_HINT)
     killed = next((each for each in exits if each.signal is not None or (each.code or 0) > 128), None)
     said = f"{outcome.get('sentence', '')}"
     if word == "failed" and not _is_peer_lost(outcome):
@@ -152,6 +159,16 @@ def next_move(ending: Ending, *, without_progress: int, max_relaunches: int, can
     if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED):
         return NextMove.CONTINUE
     return NextMove.RELAUNCH if ending.kind.is_retried_in_place else NextMove.GIVE_UP
+
+
+def save_problem(events: Sequence[Mapping[str, Any]]) -> str:
+    """Return why the newest checkpoint of the present attempt could not be written; empty where it could."""
+    for event in reversed(events):
+        if event.get("event") in ("saved", "started"):
+            break
+        if event.get("event") == "save_failed":
+            return str(event.get("problem"))
+    return ""
 
 
 def attempts_without_progress(events: Sequence[Mapping[str, Any]]) -> int:

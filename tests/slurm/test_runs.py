@@ -12,7 +12,7 @@ import pytest
 
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
-from .cluster import SlurmCluster
+from .cluster import SlurmCluster, cgroup_available
 
 PROFILES = Path(__file__).parent.parent / "profiles"
 SUCCESSOR = str(PROFILES / "leonardo_test.yaml")
@@ -161,4 +161,32 @@ def test_where_the_site_sends_the_user_signal_a_preempted_run_goes_on_too(
         assert (ended["ending"], ended["cause"]) == ("stopped", "preempted")
         assert run.events("warned")[0]["signal"] == "SIGUSR2"
         assert run.wait_for_end()["state"] == "COMPLETED"
+        assert_same_training(run, reference)
+
+
+def test_where_processes_are_tracked_by_cgroup_preemption_and_a_killed_rank_are_survived_too(
+    terminal: Terminal, reference: Training
+) -> None:
+    if not cgroup_available():
+        pytest.skip("this machine has no writable cgroup v1 freezer, which proctrack/cgroup needs")
+    with SlurmCluster(accounting=False, grace_time_s=60, proctrack="cgroup") as cluster:
+        run = LoginNode(terminal, cluster).submit("cgroup", SUCCESSOR, *TWO_NODES)
+        ended = preempt(run, cluster)
+        assert (ended["ending"], ended["cause"]) == ("stopped", "preempted")
+        run.wait_for_event("started", count=2)
+        run.wait_for_step(ended["step"] + 10)
+        os.kill(run.rank_pids()[1], signal.SIGKILL)
+        assert run.wait_for_end()["state"] == "COMPLETED"
+        assert [event["ending"] for event in run.events("ended")] == ["stopped", "rank_died", "finished"]
+        assert_same_training(run, reference)
+
+
+def test_a_preempted_job_without_any_grace_goes_on_from_its_last_checkpoint(
+    terminal: Terminal, reference: Training
+) -> None:
+    with SlurmCluster(accounting=False, grace_time_s=0) as cluster:
+        run = LoginNode(terminal, cluster).submit("no-grace", SUCCESSOR, *TWO_NODES)
+        preempt(run, cluster)
+        assert run.wait_for_end()["state"] == "COMPLETED"
+        assert len(run.events("started")) == 2
         assert_same_training(run, reference)

@@ -12,6 +12,7 @@ from hpcgemma.supervise.endings import (
     attempts_without_progress,
     classify,
     next_move,
+    save_problem,
 )
 from hpcgemma.supervise.launchers import RankExit
 
@@ -117,3 +118,12 @@ def test_jobs_too_short_for_a_single_step_are_given_up_but_preemption_never_coun
     stopped = classify(CLEAN, {"outcome": "stopped", "step": 0}, warned=True)
     moves = [next_move(stopped, without_progress=count, max_relaunches=1, cancelled=False) for count in (0, 1, 2)]
     assert moves == [NextMove.CONTINUE, NextMove.CONTINUE, NextMove.GIVE_UP]
+
+
+def test_a_disk_so_full_that_the_last_word_was_lost_is_known_from_the_saves() -> None:
+    events = [{"event": "started"}, {"event": "saved", "step": 4}, {"event": "save_failed", "problem": "No space"}]
+    assert save_problem(events) == "No space"
+    assert save_problem([*events, {"event": "saved", "step": 8}]) == ""
+    assert save_problem([*events, {"event": "started"}]) == ""
+    ending = classify([RankExit(0, 1, None)], None, warned=False, save_problem="No space")
+    assert (ending.kind, ending.sentence) == (EndingKind.DISK, "nothing more could be written: No space")

@@ -8,6 +8,8 @@ Letters: B rows of a batch, T tokens of the longest, K positions at which some r
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.train.data.order import Rows, RowStream, micro_batches_of_rank
 from hpcgemma.train.data.prepared import PreparedData, TokenRows
+from hpcgemma.train.signals import stop_signals
 
 IGNORED = -100
 """The label of what is not learned, as torch's cross-entropy takes it."""
@@ -107,6 +110,17 @@ class TrainingBatches(Dataset[MicroBatch]):
             batch_size=None,
             sampler=range(step * self.per_step, total_steps * self.per_step),
             num_workers=workers,
+            worker_init_fn=ignore_stop_signals,
             pin_memory=pin and torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would draw from the generator that dropout uses
         )
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Make a worker process deaf to stop signals, which Slurm and terminals send to all processes of a job.
+
+    The rank ends its workers itself. torch gives each worker a SIGTERM handler of its own, under which it would die
+    and take the rank with it in the middle of a step.
+    """
+    for number in stop_signals(os.environ):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,82 @@
+"""A full disk and a read-only folder: the last good checkpoint stays, and the user is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenario import Terminal, Training, assert_same_training, wait_until
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB of the test's own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this machine lets no small disk be mounted")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave not one byte free."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    return filler
+
+
+def sound_checkpoints(run: Training) -> list[int]:
+    """Return the steps of the checkpoints that have a manifest."""
+    return sorted(int(path.parent.name.split("-")[1]) for path in run.folder.glob("checkpoints/step-*/manifest.json"))
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint_and_the_run_is_resumed_when_there_is_room(
+    terminal: Terminal, reference: Training, disk: Path
+) -> None:
+    run = terminal.submit("full-disk", "local", "--runs-dir", str(disk / "runs"))
+    run.wait_for_step(45)
+    run.freeze()
+    before = sound_checkpoints(run)
+    filler = fill(disk)
+    run.thaw()
+    said = wait_until("the end", lambda: (said := run.status())["state"] == "FAILED" and said)
+    assert said["sentence"] == "nothing more could be written: No space left on device"
+    assert "free some space" in said["hint"]
+    assert sound_checkpoints(run) == before
+    filler.unlink()
+    terminal.call("resume", run.name)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert_same_training(run, reference)
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused_before_anything_is_submitted(
+    terminal: Terminal, disk: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    done = terminal.call(
+        "submit",
+        "--profile",
+        "local",
+        "--recipe",
+        "svg_captions_tiny",
+        "--name",
+        "read-only",
+        "--runs-dir",
+        str(disk / "runs"),
+        code=2,
+    )
+    assert "cannot be created: Read-only file system" in done.stderr
+    assert "Try:   choose another folder with --runs-dir or HPCGEMMA_RUNS_DIR" in done.stderr
