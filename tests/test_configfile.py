@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from hpcgemma import configfile
 from hpcgemma.errors import ConfigError, InputError
@@ -107,7 +108,7 @@ def test_the_users_own_recipe_comes_before_the_shipped_one(own_folders: Path) ->
 
 
 def test_every_field_of_a_recipe_carries_its_doc() -> None:
-    def undocumented(model: type[configfile.BaseModel], path: str) -> list[str]:
+    def undocumented(model: type[BaseModel], path: str) -> list[str]:
         found = []
         for name, info in model.model_fields.items():
             if not info.description:

@@ -34,7 +34,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
     with pytest.raises(OSError, match="No space left"):
         files.write_atomically(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_private_folder_is_closed_to_others_and_never_made_twice(tmp_path: Path) -> None:

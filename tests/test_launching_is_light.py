@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = "torch transformers accelerate peft numpy deepspeed".split()
+HEAVY = ["torch", "transformers", "accelerate", "peft", "numpy", "deepspeed"]
 
 
 def modules_after(code: str) -> set[str]:

@@ -65,7 +65,8 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
     position = 0
     state = None
     poll_s = float(store.read_run_file(folder)["plan"]["poll_interval_s"])
-    for state in waiting.states(entry, SlurmClient(), poll_s):
+    for seen in waiting.states(entry, SlurmClient(), poll_s):
+        state = seen
         newest = attempt or count_attempts(folder.events())
         while True:
             for piece in _pieces(log_file(number), position) if number else ():

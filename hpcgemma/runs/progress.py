@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def _seconds_left(steps: list[dict[str, Any]]) -> float | None:
     recent = [line for line in steps[-_STEPS_FOR_SPEED:] if line.get("attempt") == newest.get("attempt")]
     speeds = [
         (after["time"] - before["time"]) / (after["step"] - before["step"])
-        for before, after in zip(recent, recent[1:], strict=False)
+        for before, after in itertools.pairwise(recent)
         if after["step"] > before["step"]
     ]
     if not speeds:

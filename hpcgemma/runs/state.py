@@ -86,9 +86,7 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
     logs = f"hpcgemma logs {name}"
 
     def state(status: RunStatus, sentence: str, hint: str = "") -> RunState:
-        return RunState(
-            status=status, sentence=sentence, hint=hint, job_id=job_id, job=job, is_requeued=requeued
-        )
+        return RunState(status=status, sentence=sentence, hint=hint, job_id=job_id, job=job, is_requeued=requeued)
 
     recent = _since_submission(events)
     requeued = any(event.get("event") == "continued" and event.get("by") == "requeue" for event in recent)

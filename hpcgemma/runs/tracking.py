@@ -22,9 +22,7 @@ def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
     """
     events = [entry.folder.events() for entry in entries]
     current = [current_job_id(each) for each in events]
-    asked = [
-        job_id for entry, job_id in zip(entries, current, strict=True) if entry.scheduler == "slurm" and job_id
-    ]
+    asked = [job_id for entry, job_id in zip(entries, current, strict=True) if entry.scheduler == "slurm" and job_id]
     jobs: dict[str, JobRecord] = {}
     problem = ""
     if asked:

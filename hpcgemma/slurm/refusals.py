@@ -41,7 +41,7 @@ _SUBMIT_REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"Invalid account|account/partition combination",
         "Slurm does not let you use this account in this partition",
-        "set the profile's account to one that 'sacctmgr show assoc user=$USER format=account,qos' lists",
+        "--account with one that 'sacctmgr show assoc user=$USER format=account,qos' lists",
     ),
     (
         r"Invalid qos",

@@ -55,17 +55,6 @@ class NextMove(StrEnum):
     STAY_CANCELLED = "stay_cancelled"
 
 
-# What the surviving ranks say when a peer's connection is gone; the peer's own end is the cause.
-_PEER_LOST = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "gloo/transport",
-    "nccl communicator was aborted",
-    "ncclremoteerror",
-    "broken pipe",
-)
-
 _DISK_HINT = "free some space (df -h, or the site's quota command); the last good checkpoint is kept: hpcgemma resume"
 
 
@@ -106,7 +95,8 @@ def classify(
         return Ending(kind=EndingKind.DISK, sentence=f"nothing more could be written: {save_problem}", hint=_DISK_HINT)
     killed = next((each for each in exits if each.signal is not None or (each.code or 0) > 128), None)
     said = f"{outcome.get('sentence', '')}"
-    if word == "failed" and not _is_peer_lost(outcome):
+    # A survivor's complaint that its peers are gone is a consequence; the peer's own end is the cause.
+    if word == "failed" and outcome.get("kind") != "peer_lost":
         return Ending(
             kind=_kind_of(str(outcome.get("kind"))),
             sentence=said,
@@ -189,11 +179,6 @@ def attempts_without_progress(events: Sequence[Mapping[str, Any]]) -> int:
 
 def _kind_of(word: str) -> EndingKind:
     return EndingKind(word) if word in set(EndingKind) else EndingKind.ERROR
-
-
-def _is_peer_lost(outcome: Mapping[str, Any]) -> bool:
-    said = f"{outcome.get('sentence', '')} {outcome.get('detail', '')}".lower()
-    return outcome.get("kind") in ("error", "peer_lost") and any(sign in said for sign in _PEER_LOST)
 
 
 def _rank_words(rank: int | None) -> str:

@@ -22,7 +22,7 @@ def call(tmp_path: Path, own_folders: Path) -> Call:
         done = subprocess.run(
             [sys.executable, "-m", "hpcgemma", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PATH": str(python.parent), "PYTHONPATH": os.getcwd(), **environment},
+            env={**os.environ, "PATH": str(python.parent), "PYTHONPATH": str(Path.cwd()), **environment},
             capture_output=True,
             text=True,
             check=False,

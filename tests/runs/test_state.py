@@ -7,11 +7,12 @@ import pytest
 from hpcgemma.runs.state import RunStatus, SchedulerAnswer, count_attempts, current_job_id, decide_state
 from hpcgemma.slurm.records import JobRecord
 
-SUBMITTED = {"event": "submitted", "job_id": "7", "by": "launcher"}
-STARTED = {"event": "started", "job_id": "7", "attempt": 1}
-STOPPED = {"event": "ended", "job_id": "7", "ending": "stopped", "sentence": "saved at step 8 after SIGUSR2"}
-SUCCESSOR = {"event": "continued", "by": "successor", "job_id": "8"}
-REQUEUED = {"event": "continued", "by": "requeue", "job_id": "7"}
+Event = dict[str, Any]
+SUBMITTED: Event = {"event": "submitted", "job_id": "7", "by": "launcher"}
+STARTED: Event = {"event": "started", "job_id": "7", "attempt": 1}
+STOPPED: Event = {"event": "ended", "job_id": "7", "ending": "stopped", "sentence": "saved at step 8 after SIGUSR2"}
+SUCCESSOR: Event = {"event": "continued", "by": "successor", "job_id": "8"}
+REQUEUED: Event = {"event": "continued", "by": "requeue", "job_id": "7"}
 
 
 def job(state: str, reason: str = "", job_id: str = "7") -> SchedulerAnswer:

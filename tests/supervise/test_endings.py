@@ -45,7 +45,7 @@ def test_a_shells_code_for_a_signal_counts_as_the_signal() -> None:
 
 
 def test_a_survivors_complaint_about_a_lost_peer_is_not_the_cause() -> None:
-    said = failed("error", "RuntimeError: [../gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    said = failed("peer_lost", "another rank is gone")
     assert classify(KILLED, said, warned=False).sentence == "rank 1 was killed by SIGKILL"
     alone = classify([RankExit(0, 1, None)], said, warned=False)
     assert alone.kind is EndingKind.RANK_DIED
@@ -121,7 +121,11 @@ def test_jobs_too_short_for_a_single_step_are_given_up_but_preemption_never_coun
 
 
 def test_a_disk_so_full_that_the_last_word_was_lost_is_known_from_the_saves() -> None:
-    events = [{"event": "started"}, {"event": "saved", "step": 4}, {"event": "save_failed", "problem": "No space"}]
+    events: list[dict[str, Any]] = [
+        {"event": "started"},
+        {"event": "saved", "step": 4},
+        {"event": "save_failed", "problem": "No space"},
+    ]
     assert save_problem(events) == "No space"
     assert save_problem([*events, {"event": "saved", "step": 8}]) == ""
     assert save_problem([*events, {"event": "started"}]) == ""

@@ -1,0 +1,92 @@
+"""The documents keep up with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hpcgemma.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    broken = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme_and_shows_an_example(name: str) -> None:
+    assert f"`hpcgemma {name}" in (ROOT / "README.md").read_text()
+    command = cli.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert command.help is not None
+    assert command.help.splitlines()[0].endswith(".") or "." in command.help
+    assert f"hpcgemma {name}" in command.help
+
+
+def test_every_option_of_every_command_has_help() -> None:
+    for name in COMMANDS:
+        command = cli.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        silent = [
+            option.name
+            for option in command.params
+            if option.param_type_name == "option" and not getattr(option, "help", None)
+        ]
+        assert silent == [], name
+
+
+def test_help_shows_every_command_and_its_line() -> None:
+    from click.testing import CliRunner
+
+    text = CliRunner().invoke(cli, ["--help"]).output
+    for name, line in COMMANDS.items():
+        assert re.search(rf"{name} +{re.escape(line)}", text)
+
+
+# The sentences that users meet, as the code writes them; each has a heading.
+MESSAGES = [
+    "there is no profile named",
+    "unknown field",
+    "this site needs an account and none was given",
+    "is not a run name",
+    "asks for GPUs a node",
+    "no queue takes",
+    "is not a multiple of",
+    "does not exist",
+    "is not JSON",
+    "is not in the Hugging Face cache",
+    "is not trained by this version yet",
+    "the trainer's packages are not installed",
+    "exists already",
+    "cannot be created",
+    "cannot be written into a job script",
+    "were not found on this machine",
+    "does not answer",
+    "its answer was lost",
+    "no run of hpcgemma",
+    "was not submitted by hpcgemma",
+    "is no longer known to the scheduler",
+    "was killed by SIGKILL",
+    "nothing more could be written",
+    "attempts in a row made no new checkpoint",
+    "torch cannot see a GPU",
+    "the loss is not finite",
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_has_a_heading_in_troubleshooting(message: str) -> None:
+    headings = [
+        line.removeprefix("## ")
+        for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines()
+        if line.startswith("## ")
+    ]
+    words = message.split()
+    assert any(all(word in heading for word in words) for heading in headings), message
