@@ -95,7 +95,7 @@ def _check_method(recipe: Recipe) -> list[Finding]:
         findings.append(
             Finding(
                 f"strategy.name {recipe.strategy.name!r} is not trained by this version yet",
-                "--set strategy.name=ddp --set strategy.zero_stage=null",
+                "--set strategy.name=ddp",
             )
         )
     if recipe.model.quantization is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hpcgemma.cli import console
 from hpcgemma.runs import store
-from hpcgemma.runs.progress import Progress, read_progress
+from hpcgemma.runs.progress import Progress, read_progress, read_scores
 from hpcgemma.runs.state import RunState, RunStatus, count_attempts
 from hpcgemma.runs.store import RunEntry
 
@@ -49,6 +49,7 @@ def as_mapping(entry: RunEntry, state: RunState) -> dict[str, Any]:
         "eval_loss": progress.eval_loss if progress else None,
         "tokens_per_s": progress.tokens_per_s if progress else None,
         "seconds_left": progress.seconds_left if progress and not state.status.is_final else None,
+        "answers": read_scores(entry.folder),
         "final": str(entry.folder.final_dir) if entry.folder.final_dir.is_dir() else None,
     }
 
@@ -73,6 +74,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("eval loss", _number(facts["eval_loss"], ".4f")),
             ("tokens/s", _number(facts["tokens_per_s"], ",.0f")),
             ("time left", console.duration(facts["seconds_left"]) if running else ""),
+            *(("answers", line) for line in _answers(facts["answers"])),
             ("folder", entry.path),
             ("result", facts["final"] or ""),
         ]
@@ -90,11 +92,18 @@ def table_row(entry: RunEntry, state: RunState) -> list[str]:
         _number(facts["loss"], ".4f"),
         console.duration(facts["seconds_left"]) if state.status is RunStatus.RUNNING else "",
         str(facts["attempts"] or ""),
-        state.sentence,
+        f"{state.sentence}; {facts['final']}" if facts["final"] else state.sentence,
     ]
 
 
 TABLE_COLUMNS = ["RUN", "JOB", "STATE", "STEP", "LOSS", "LEFT", "ATTEMPTS", "WHY"]
+
+
+def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"{when}: BLEU-4 {score.get('bleu4')}, exact match {score.get('exact_match')} % of {score.get('rows')}"
+        for when, score in scores.items()
+    ]
 
 
 def _jobs(job_ids: list[str]) -> str:

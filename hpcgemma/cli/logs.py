@@ -33,7 +33,6 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
     from hpcgemma.cli import choosing, console, waiting
     from hpcgemma.errors import InputError
     from hpcgemma.runs import store
-    from hpcgemma.runs.state import count_attempts
     from hpcgemma.slurm.client import SlurmClient
 
     if run is None:
@@ -49,7 +48,7 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
     def log_file(number: int) -> Path:
         return folder.supervisor_log(number) if supervisor else folder.rank_log(number, rank)
 
-    number = attempt or _last_attempt(folder)
+    number = attempt or folder.last_attempt()
     if number == 0 and not follow:
         raise InputError(f"run {entry.name} has written nothing yet", f"hpcgemma status {entry.name}  says why")
     if number and not log_file(number).is_file() and not follow:
@@ -67,7 +66,7 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
     poll_s = float(store.read_run_file(folder)["plan"]["poll_interval_s"])
     for seen in waiting.states(entry, SlurmClient(), poll_s):
         state = seen
-        newest = attempt or count_attempts(folder.events())
+        newest = attempt or folder.last_attempt()
         while True:
             for piece in _pieces(log_file(number), position) if number else ():
                 click.echo(piece, nl=False)
@@ -78,11 +77,6 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
             console.say(f"--- attempt {number}, {time.strftime('%H:%M:%S')}")
     if state is not None:
         console.say(f"--- {state.status.value}: {state.sentence}")
-
-
-def _last_attempt(folder: RunFolder) -> int:
-    numbers = [int(path.name) for path in folder.attempts_dir.glob("*") if path.name.isdigit()]
-    return max(numbers, default=0)
 
 
 def _log_names(folder: RunFolder, attempt: int) -> list[str]:

@@ -51,7 +51,7 @@ def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
             "ask again when Slurm answers",
         )
     if state.status.is_active:
-        started = tracking.end_requeue_wait(state, client)
+        started = tracking.end_requeue_wait(entry, state, client)
         what = "asked Slurm to start it now" if started else "it goes on by itself"
         console.say(f"run {entry.name} is {state.status.value} as job {state.job_id}: {what}")
         return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json) if wait else 0

@@ -36,7 +36,7 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
             _show_foreign_job(run, client, as_json)
             return
         state = tracking.track([entry], client)[0]
-        if tracking.end_requeue_wait(state, client):
+        if tracking.end_requeue_wait(entry, state, client):
             console.say(f"job {state.job_id} was waiting after its requeue; asked Slurm to start it now")
         if as_json:
             console.result_json(describe.as_mapping(entry, state))
@@ -47,8 +47,8 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
     entries = store.all_runs()
     shown = entries if show_all else entries[:_SHOWN]
     states = tracking.track(shown, client)
-    for state in states:
-        tracking.end_requeue_wait(state, client)
+    for entry, state in zip(shown, states, strict=True):
+        tracking.end_requeue_wait(entry, state, client)
     if as_json:
         console.result_json([describe.as_mapping(entry, state) for entry, state in zip(shown, states, strict=True)])
     elif not shown:

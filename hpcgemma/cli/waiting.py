@@ -57,7 +57,7 @@ def states(entry: RunEntry, client: SlurmClient, poll_interval_s: float) -> Iter
         if state is None or last_words != said or now - asked >= poll_interval_s:
             asked, said = now, last_words
             state = tracking.track([entry], client)[0]
-            tracking.end_requeue_wait(state, client)
+            tracking.end_requeue_wait(entry, state, client)
         yield state
         if not state.status.is_final:
             time.sleep(_LOOK_S)

@@ -17,8 +17,9 @@ from hpcgemma.executors import supervisor_command
 from hpcgemma.plan import Plan
 from hpcgemma.render import render_script
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.store import job_ids
 from hpcgemma.slurm.client import SlurmClient
-from hpcgemma.slurm.refusals import SubmitTimeout
+from hpcgemma.slurm.submission import submit_once
 
 
 class SlurmExecutor(submitit.SlurmExecutor):
@@ -56,15 +57,12 @@ class SlurmExecutor(submitit.SlurmExecutor):
     def _submit_command(self, command: str) -> Job[Any]:
         """Write the script, call sbatch once, and if its answer was lost look for the job it may have made."""
         files.write_atomically(self.run_folder.script_file, self._make_submission_file_text(command, ""))
-        try:
-            job_id = self.client.submit(self.run_folder.script_file)
-        except SubmitTimeout as error:
-            found = self.client.find_by_comment(self.plan.comment)
-            if not found:
-                raise SchedulerError(
-                    f"{error.problem}; no job of this run was found, so nothing is queued", error.hint
-                ) from error
-            job_id = found[-1].job_id
+        job_id = submit_once(
+            self.client,
+            self.run_folder.script_file,
+            comment=self.plan.comment,
+            known=job_ids(self.run_folder),
+        )
         return SlurmJob(folder=self.folder, job_id=job_id, tasks=[0])
 
     def _internal_process_submissions(self, delayed_submissions: Sequence[utils.DelayedSubmission]) -> list[Job[Any]]:

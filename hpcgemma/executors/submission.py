@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcgemma import __version__
-from hpcgemma.errors import HpcGemmaError, SchedulerError
+from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
 from hpcgemma.executors import supervisor_command
 from hpcgemma.plan import Plan
 from hpcgemma.profiles import Profile
@@ -20,6 +20,7 @@ from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.store import RunEntry
 from hpcgemma.slurm.client import SlurmClient
+from hpcgemma.slurm.refusals import SubmitTimeout
 
 Supervisor = Callable[[str], str]
 """What the job calls: it takes the run folder's path, and is importable by name on the nodes."""
@@ -67,6 +68,12 @@ def submit_new(
     store.create_run(entry, _run_file(entry, plan, profile, recipe))
     try:
         return entry, submit_again(entry, plan, client, supervisor)
+    except SubmitTimeout as lost:
+        raise SchedulerError(
+            f"{lost.problem}; run {entry.name} is kept in {entry.path}",
+            f"hpcgemma status {entry.name}  looks for its job when Slurm answers; then, if there is none: "
+            f"hpcgemma resume {entry.name}",
+        ) from lost
     except HpcGemmaError:
         store.discard_run(entry)
         raise
@@ -86,7 +93,9 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
     try:
         job = executor.submit(supervisor, str(folder.path))
     except OSError as error:
-        raise SchedulerError(f"the job could not be started: {error}", "see the folder named above") from error
+        raise InputError(
+            f"the run folder {folder.path} cannot be written: {error.strerror}", "free some space, or make it writable"
+        ) from error
     job_id = str(job.job_id)
     folder.record("submitted", job_id=job_id, by="launcher", profile=plan.profile)
     store.note_job(entry, job_id)

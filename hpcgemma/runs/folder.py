@@ -21,6 +21,7 @@ EventName = Literal[
     "ended",  # an attempt ended: attempt, ending, sentence, step
     "relaunched",  # the ranks are started again in the same allocation: attempt
     "continued",  # the run goes on in another job, or in this one requeued: by, job_id
+    "hastened",  # the launcher ended the wait of a requeued job: job_id
     "cancelled",  # the user asked for the end: job_id
     "finished",  # final/ is complete: step
     "failed",  # the run cannot go on by itself: sentence, hint
@@ -93,6 +94,10 @@ class RunFolder:
 
     def attempt_dir(self, attempt: int) -> Path:
         return self.attempts_dir / str(attempt)
+
+    def last_attempt(self) -> int:
+        """Return the number of the newest attempt, whether it got as far as its ranks or not; 0 before the first."""
+        return max((int(path.name) for path in self.attempts_dir.glob("*") if path.name.isdigit()), default=0)
 
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.attempt_dir(attempt) / f"rank-{rank}.log"

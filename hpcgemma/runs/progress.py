@@ -92,3 +92,12 @@ def _heartbeat(folder: RunFolder) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return beat if isinstance(beat, dict) else {}
+
+
+def read_scores(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the scores of generated answers, `untrained` and `trained`, without the examples; empty before."""
+    try:
+        scores = json.loads(folder.evaluation_file.read_text(encoding="utf-8"))
+        return {when: {k: v for k, v in score.items() if k != "examples"} for when, score in scores.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}

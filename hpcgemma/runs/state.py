@@ -48,7 +48,7 @@ class RunState:
     job_id: str | None = None
     job: JobRecord | None = None
     is_requeued: bool = False
-    """Whether the job is pending because the run put it back into the queue."""
+    """Whether the job is pending because the run put it back into the queue, and nobody has hastened it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,8 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
         return RunState(status=status, sentence=sentence, hint=hint, job_id=job_id, job=job, is_requeued=requeued)
 
     recent = _since_submission(events)
-    requeued = any(event.get("event") == "continued" and event.get("by") == "requeue" for event in recent)
+    moves = [event for event in recent if event.get("event") in ("continued", "hastened")]
+    requeued = bool(moves) and moves[-1].get("by") == "requeue"
     ended = {str(event["event"]): event for event in recent}
     if "finished" in ended:
         return state(RunStatus.COMPLETED, f"finished at step {ended['finished'].get('step')}")

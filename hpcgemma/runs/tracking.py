@@ -10,7 +10,7 @@ from pathlib import Path
 from hpcgemma.errors import SchedulerError
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.state import RunState, SchedulerAnswer, current_job_id, decide_state
-from hpcgemma.runs.store import RunEntry
+from hpcgemma.runs.store import RunEntry, note_job
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import JobRecord
 
@@ -20,6 +20,8 @@ def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
 
     Slurm is asked once for all of them; where it does not answer, their state is unknown, never failed.
     """
+    for entry in entries:
+        _adopt_lost_job(entry, client)
     events = [entry.folder.events() for entry in entries]
     current = [current_job_id(each) for each in events]
     asked = [job_id for entry, job_id in zip(entries, current, strict=True) if entry.scheduler == "slurm" and job_id]
@@ -38,6 +40,33 @@ def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
             answer = SchedulerAnswer(job=_own_job(entry, jobs.get(job_id or "")), problem=problem)
         states.append(decide_state(entry.name, run_events, answer))
     return states
+
+
+def _adopt_lost_job(entry: RunEntry, client: SlurmClient) -> None:
+    """Find the job of a submission whose answer was lost, and enter it as if the answer had come.
+
+    submitit's pickle still lies under its temporary name; the job looks for it under its own id for a minute.
+    """
+    folder = entry.folder
+    if entry.scheduler != "slurm" or current_job_id(folder.events()) is not None:
+        return
+    try:
+        found = client.find_by_comment(entry.comment)
+    except SchedulerError:
+        return
+    if found:
+        job_id = found[-1].job_id
+        for pickle in folder.submitit_dir.glob("*.pkl"):
+            link_pickle(folder, pickle, job_id)
+        folder.record("submitted", job_id=job_id, by="launcher", profile=entry.profile)
+        note_job(entry, job_id)
+
+
+def link_pickle(folder: RunFolder, pickle: Path, job_id: str) -> None:
+    """Give submitit's pickle the name under which the worker of a job looks for it."""
+    target = folder.submitit_dir / f"{job_id}_submitted.pkl"
+    if not target.exists():
+        os.link(pickle, target)
 
 
 def _own_job(entry: RunEntry, job: JobRecord | None) -> JobRecord | None:
@@ -90,8 +119,10 @@ def _boot_id() -> str:
         return ""
 
 
-def end_requeue_wait(state: RunState, client: SlurmClient) -> bool:
+def end_requeue_wait(entry: RunEntry, state: RunState, client: SlurmClient) -> bool:
     """Let a requeued job start now instead of after Slurm's two minutes; return whether it was asked for.
+
+    Once per requeue: asked again a moment later, it would only put the start off by some seconds.
 
     Only from outside, and only once the job is PENDING: while it is COMPLETING the request is accepted and has no
     effect (seen on Slurm 22.05). A start time that the user chose is never touched: only a job that was requeued.
@@ -103,4 +134,5 @@ def end_requeue_wait(state: RunState, client: SlurmClient) -> bool:
         client.start_now(state.job_id)
     except SchedulerError:
         return False
+    entry.folder.record("hastened", job_id=state.job_id)
     return True

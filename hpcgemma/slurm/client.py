@@ -248,7 +248,10 @@ class SlurmClient:
         except subprocess.TimeoutExpired:
             complaint = f"no answer within {self.timeout_s:g} s"
             return _Answer(succeeded=False, output="", complaint=complaint, complete=False)
-        return _Answer(succeeded=done.returncode == 0, output=done.stdout, complaint=done.stderr, complete=True)
+        # A command that a signal ended has not said its last word: Slurm signals a job's every process.
+        complete = done.returncode >= 0
+        complaint = done.stderr if complete else f"{argv[0]} was ended by signal {-done.returncode}"
+        return _Answer(succeeded=done.returncode == 0, output=done.stdout, complaint=complaint, complete=complete)
 
 
 def _reading_environment() -> dict[str, str]:

@@ -11,6 +11,8 @@ from hpcgemma.slurm.records import JobDetails, JobRecord
 
 _NEAR_END_S = 90
 _CLOCK_SLACK_S = 5
+_ASK_FOR_S = 3.0
+_BETWEEN_QUESTIONS_S = 0.5
 
 
 class WarningCause(StrEnum):
@@ -62,9 +64,19 @@ def _used_up_its_time(job: JobRecord) -> bool:
 
 
 def ask_cause(client: SlurmClient, job_id: str, *, lead_s: int, restarts: int) -> WarningCause:
-    """Ask Slurm why this job was warned; no answer is no failure."""
-    try:
-        details = client.show_job(job_id)
-    except SchedulerError:
-        details = None
+    """Ask Slurm why this job was warned; no answer is no failure.
+
+    Asked again where the question itself was ended: with proctrack/linuxproc, Slurm's SIGTERM meets every process of
+    the batch step, scontrol too.
+    """
+    details = None
+    deadline = time.monotonic() + _ASK_FOR_S
+    while True:
+        try:
+            details = client.show_job(job_id)
+            break
+        except SchedulerError:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_BETWEEN_QUESTIONS_S)
     return cause_of(details, lead_s=lead_s, restarts=restarts, now=time.time())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,8 +9,10 @@ from typing import Protocol
 from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.store import job_ids
+from hpcgemma.runs.tracking import link_pickle
 from hpcgemma.slurm.client import SlurmClient
-from hpcgemma.slurm.refusals import SubmitTimeout
+from hpcgemma.slurm.submission import submit_once
 from hpcgemma.supervise.allocation import Allocation
 
 LOCAL_REQUEUE_CODE = 144
@@ -47,23 +48,17 @@ class Successor:
         self._plan, self._folder, self._allocation, self._client = plan, folder, allocation, client
 
     def go_on(self) -> Continued:
-        """See Continuation; a submission whose answer was lost is looked for before it counts as failed."""
+        """See Continuation."""
         own = self._allocation.job_id
-        try:
-            job_id = self._client.submit(self._folder.script_file, dependency=f"afterany:{own}")
-        except SubmitTimeout:
-            found = [job.job_id for job in self._client.find_by_comment(self._plan.comment) if job.job_id != own]
-            newer = [each for each in found if each not in self._earlier_jobs()]
-            if not newer:
-                raise
-            job_id = newer[-1]
-        target = self._folder.submitit_dir / f"{job_id}_submitted.pkl"
-        if not target.exists():
-            os.link(self._folder.submitit_dir / f"{own}_submitted.pkl", target)
+        job_id = submit_once(
+            self._client,
+            self._folder.script_file,
+            comment=self._plan.comment,
+            dependency=own,
+            known={own, *job_ids(self._folder)},
+        )
+        link_pickle(self._folder, self._folder.submitit_dir / f"{own}_submitted.pkl", job_id)
         return Continued("successor", job_id)
-
-    def _earlier_jobs(self) -> set[str]:
-        return {str(event["job_id"]) for event in self._folder.events() if event.get("job_id")}
 
 
 class Requeue:

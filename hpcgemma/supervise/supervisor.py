@@ -12,7 +12,7 @@ from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.state import count_attempts, current_job_id
+from hpcgemma.runs.state import current_job_id
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.supervise import continuation as ways
 from hpcgemma.supervise.allocation import Allocation, read_allocation
@@ -75,8 +75,8 @@ class Supervisor:
             return "superseded"
         store.note_job(store.entry_of(self.folder), self.allocation.job_id)
         while True:
-            self._attempt = number = count_attempts(self._events()) + 1
-            self.folder.attempt_dir(number).mkdir(parents=True, exist_ok=True)
+            self._attempt = number = self.folder.last_attempt() + 1
+            self.folder.attempt_dir(number).mkdir(parents=True)
             self._say(f"attempt {number} on {self.allocation.node_list}: {self.plan.world_size} ranks")
             ending = Attempt(self.plan, self.folder, self.allocation, number, self.flags, self._warning_passed_on).run()
             move = self._conclude(number, ending)
@@ -177,8 +177,7 @@ class Supervisor:
         match move:
             case NextMove.FINISH:
                 self.folder.record("finished", step=ending.step, job_id=self.allocation.job_id)
-                if self._continued is not None and self._continued.by == "successor":
-                    self.client.cancel([self._continued.job_id])
+                self._take_back_successor()
             case NextMove.CONTINUE:
                 try:
                     self._go_on()
@@ -197,6 +196,15 @@ class Supervisor:
                     self.folder.record("cancelled", job_id=self.allocation.job_id, by="scancel")
                 self._say("cancelled: it does not go on by itself")
         return move.value
+
+    def _take_back_successor(self) -> None:
+        """End a successor that a last-minute notice called for; where that fails, it ends itself at its start."""
+        if self._continued is None or self._continued.by != "successor":
+            return
+        try:
+            self.client.cancel([self._continued.job_id])
+        except SchedulerError as error:
+            self._say(error.problem)
 
     def _fail(self, sentence: str, hint: str) -> None:
         name = self.plan.run_name

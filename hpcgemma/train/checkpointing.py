@@ -24,7 +24,7 @@ from hpcgemma.checkpoints import Checkpoint
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.failures import DISK_ERRNOS, DiskError
-from hpcgemma.train.metrics import record, say
+from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
 from hpcgemma.train.ranks import Ranks
 
@@ -96,8 +96,7 @@ class Checkpointing:
         self._verified.add(chosen.path)
         self.saved_step = chosen.step
         if self._ranks.is_first:
-            record(
-                self._folder,
+            self._folder.record(
                 "resumed",
                 attempt=attempt,
                 checkpoint=chosen.path.name,
@@ -132,7 +131,7 @@ class Checkpointing:
             self.saved_step = progress.step
             return
         if self._ranks.is_first:
-            record(self._folder, "save_failed", step=progress.step, problem=problem)
+            self._folder.record("save_failed", step=progress.step, problem=problem)
         kept = "no checkpoint" if self.saved_step is None else f"step-{self.saved_step}"
         if must_succeed:
             raise DiskError(
@@ -196,8 +195,7 @@ class Checkpointing:
             world_size=self._ranks.world_size,
         )
         self._verified.add(checkpoint.path)
-        record(
-            self._folder,
+        self._folder.record(
             "saved",
             step=progress.step,
             samples=progress.samples,
@@ -221,7 +219,7 @@ class Checkpointing:
         return None
 
     def _report_set_aside(self, checkpoint: Checkpoint, problem: str) -> None:
-        record(self._folder, "set_aside", checkpoint=checkpoint.path.name, problem=problem)
+        self._folder.record("set_aside", checkpoint=checkpoint.path.name, problem=problem)
         say(f"WARNING: a damaged checkpoint was set aside as {checkpoint.path.name}: {problem}")
 
 

@@ -20,7 +20,7 @@ from hpcgemma.errors import HpcGemmaError
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train import generation
-from hpcgemma.train.adapters import add_adapters, describe_parameters, keep_trained_weights_in_fp32
+from hpcgemma.train.adapters import add_adapters, keep_trained_weights_in_fp32
 from hpcgemma.train.checkpointing import Checkpointing
 from hpcgemma.train.data.batches import MicroBatch, TrainingBatches, collate
 from hpcgemma.train.data.order import total_steps
@@ -30,13 +30,14 @@ from hpcgemma.train.evaluation import held_out_loss
 from hpcgemma.train.failures import NonFiniteLossError
 from hpcgemma.train.final import write_final
 from hpcgemma.train.heartbeat import Heartbeat
-from hpcgemma.train.loss import backward, summed_loss
-from hpcgemma.train.metrics import MetricsLog, say
+from hpcgemma.train.introduction import introduce
+from hpcgemma.train.loss import backward, seed_dropout, summed_loss
+from hpcgemma.train.metrics import MetricsLog, StepMetrics, say
 from hpcgemma.train.model import build_model
 from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.runfile import recipe_fingerprint
-from hpcgemma.train.schedules import rate_share, warmup_steps
+from hpcgemma.train.schedules import rate_share
 from hpcgemma.train.signals import StopRequest, signal_name
 from hpcgemma.train.strategies import Strategy
 from hpcgemma.train.strategies.ddp import DataParallel
@@ -130,7 +131,7 @@ class Trainer:
             keep=recipe.checkpoint.keep,
         )
         if ranks.is_first:
-            self._introduce(attention)
+            introduce(self.model, recipe, self.prepared, self.batches, ranks, self.total_steps, attention, device)
 
     def run(self) -> TrainingEnd:
         """Train to the end, or to a stop."""
@@ -188,7 +189,7 @@ class Trainer:
         for place in range(self.batches.per_step):
             batch = next(micro_batches).to(self.device)
             is_last = place == self.batches.per_step - 1
-            self._seed_dropout(step, place)
+            seed_dropout(training.seed, step, place, self.ranks.rank)
             with nullcontext() if is_last else self.strategy.adding_up():
                 with self._autocast():
                     loss = summed_loss(self.strategy.model, batch)
@@ -244,8 +245,7 @@ class Trainer:
         progress, evaluation = self.progress, self.recipe.evaluation
         is_best = progress.note_evaluation(loss, evaluation.early_stopping)
         if self.log is not None:
-            facts = {"step": progress.step, "samples": progress.samples, "eval_loss": loss}
-            self.log.write(facts, {"eval_loss": "eval/loss"})
+            self.log.write_evaluation(progress.step, progress.samples, loss)
             best = " (the lowest so far)" if is_best else ""
             say(f"step {progress.step:>6}/{self.total_steps} | held-out loss {loss:.4f}{best}")
             if progress.ended_early:
@@ -322,30 +322,19 @@ class Trainer:
         now = time.monotonic()
         speed = tokens * self.recipe.training.log_every_steps / max(now - self.last_log, 1e-9)
         self.last_log = now
-        facts = {
-            "step": progress.step,
-            "total_steps": self.total_steps,
-            "samples": progress.samples,
-            "epoch": progress.samples / len(self.prepared.train),
-            "loss": loss,
-            "learning_rate": self._learning_rate(step),
-            "grad_norm": norm,
-            "tokens": tokens,
-            "target_tokens": targets,
-            "tokens_per_s": round(speed, 1),
-        }
-        self.log.write(
-            facts,
-            {
-                "loss": "train/loss",
-                "learning_rate": "train/learning_rate",
-                "grad_norm": "train/grad_norm",
-                "tokens_per_s": "train/tokens_per_s",
-            },
-        )
-        say(
-            f"step {progress.step:>6}/{self.total_steps} | loss {loss:.4f} | learning rate "
-            f"{facts['learning_rate']:.2e} | norm {norm:.3f} | {speed:,.0f} tokens/s"
+        self.log.write_step(
+            StepMetrics(
+                step=progress.step,
+                total_steps=self.total_steps,
+                samples=progress.samples,
+                epoch=progress.samples / len(self.prepared.train),
+                loss=loss,
+                learning_rate=self._learning_rate(step),
+                grad_norm=norm,
+                tokens=tokens,
+                target_tokens=targets,
+                tokens_per_s=round(speed, 1),
+            )
         )
 
     def _finite_loss(self) -> tuple[float, float]:
@@ -374,14 +363,6 @@ class Trainer:
         return self.batches.from_step(
             self.progress.step, self.total_steps, workers=data.num_workers, pin=data.pin_memory
         )
-
-    def _seed_dropout(self, step: int, place: int) -> None:
-        """Make the random numbers of a forward pass a pure function of its place in the training."""
-        parts = (self.recipe.training.seed, step, place, self.ranks.rank)
-        mixed = 0
-        for part in parts:
-            mixed = (mixed * 1_000_003 + part + 1) % (1 << 63)
-        torch.manual_seed(mixed)
 
     def _learning_rate(self, step: int) -> float:
         share = rate_share(self.recipe.schedule, step, self.total_steps)
@@ -414,23 +395,4 @@ class Trainer:
             samples=self.progress.samples,
             total_steps=self.total_steps,
             signal=signal_name(self.agreed_signal) if outcome == "stopped" else None,
-        )
-
-    def _introduce(self, attention: str) -> None:
-        """Print every derived number and why it is so."""
-        recipe, training = self.recipe, self.recipe.training
-        rows, micro = len(self.prepared.train), training.micro_batch
-        say(describe_parameters(self.model))
-        say(attention)
-        say(f"device: {self.device}, {self.ranks.world_size} ranks, {torch.get_num_threads()} threads each")
-        say(f"precision: {training.precision}; trained weights and the optimizer's state are fp32")
-        say(
-            f"step: {training.global_batch} rows = micro-batch {micro} x {self.ranks.world_size} ranks x "
-            f"{self.batches.per_step} accumulated"
-        )
-        limit = f", at most {training.max_steps}" if training.max_steps else ""
-        say(
-            f"steps: {self.total_steps} = {training.epochs:g} epochs x {rows} rows / {training.global_batch}{limit}; "
-            f"{rows / training.global_batch:.1f} per epoch, warm-up "
-            f"{warmup_steps(recipe.schedule, self.total_steps)}, then {recipe.schedule.name}"
         )

@@ -33,3 +33,20 @@ def summed_loss(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
     return functional.cross_entropy(
         logits_BKV.float().flatten(0, 1), batch.labels_BK.flatten(), ignore_index=IGNORED, reduction="sum"
     )
+
+
+def seed_dropout(seed: int, step: int, place: int, rank: int) -> None:
+    """Make the random numbers of one forward pass a pure function of its place in the training.
+
+    So no random state need be saved, and neither an evaluation nor a resume can disturb it.
+
+    Args:
+        seed: The recipe's.
+        step: Optimizer steps taken before.
+        place: Which micro-batch of the step.
+        rank: This rank.
+    """
+    mixed = 0
+    for part in (seed, step, place, rank):
+        mixed = (mixed * 1_000_003 + part + 1) % (1 << 63)
+    torch.manual_seed(mixed)

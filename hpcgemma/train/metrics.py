@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpcgemma import files
-from hpcgemma.runs.folder import EventName, RunFolder
+from hpcgemma.runs.folder import RunFolder
 
 
 def say(line: str) -> None:
@@ -14,12 +15,30 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def record(folder: RunFolder, event: EventName, **facts: Any) -> None:
-    """Append an event; a full disk costs the event, not the training."""
-    try:
-        folder.record(event, **facts)
-    except OSError as error:
-        say(f"WARNING: the event {event!r} could not be recorded: {error}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """A line of metrics.jsonl: one optimizer step over all ranks."""
+
+    step: int
+    total_steps: int
+    samples: int
+    """Training rows consumed so far."""
+    epoch: float
+    """Passes over the training rows so far."""
+    loss: float
+    """Cross-entropy per learned token."""
+    learning_rate: float
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    tokens: int
+    """Tokens of the step's rows."""
+    target_tokens: int
+    """Tokens among them that are learned."""
+    tokens_per_s: float
+    """Since the last line, over all ranks."""
+
+
+_STEP_TAGS = {name: f"train/{name}" for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
 
 
 class MetricsLog:
@@ -40,7 +59,19 @@ class MetricsLog:
 
             self._board = SummaryWriter(str(folder.tensorboard_dir), purge_step=step + 1)
 
-    def write(self, facts: dict[str, Any], board: dict[str, str]) -> None:
+    def write_step(self, metrics: StepMetrics) -> None:
+        """Append a step's line, and print it."""
+        self._write(asdict(metrics), _STEP_TAGS)
+        say(
+            f"step {metrics.step:>6}/{metrics.total_steps} | loss {metrics.loss:.4f} | learning rate "
+            f"{metrics.learning_rate:.2e} | norm {metrics.grad_norm:.3f} | {metrics.tokens_per_s:,.0f} tokens/s"
+        )
+
+    def write_evaluation(self, step: int, samples: int, loss: float) -> None:
+        """Append the line of an evaluation: the held-out loss per learned token."""
+        self._write({"step": step, "samples": samples, "eval_loss": loss}, {"eval_loss": "eval/loss"})
+
+    def _write(self, facts: dict[str, Any], board: dict[str, str]) -> None:
         """Append a line of metrics.
 
         Args:

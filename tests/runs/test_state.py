@@ -65,6 +65,9 @@ def test_a_requeued_job_keeps_its_id_and_is_known_as_requeued() -> None:
     state = decide_state("r", [SUBMITTED, STARTED, STOPPED, REQUEUED], job("PENDING", "BeginTime"))
     assert state.job_id == "7"
     assert state.is_requeued
+    hastened: Event = {"event": "hastened", "job_id": "7"}
+    state = decide_state("r", [SUBMITTED, STARTED, STOPPED, REQUEUED, hastened], job("PENDING", "BeginTime"))
+    assert not state.is_requeued, "it is asked for once"
 
 
 def test_a_failure_is_told_in_the_supervisors_words() -> None:

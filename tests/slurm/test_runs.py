@@ -105,6 +105,17 @@ def test_a_preempted_run_goes_on_by_requeue(login: LoginNode, cluster: SlurmClus
     assert_same_training(run, reference)
 
 
+def test_looking_at_a_requeued_run_ends_slurms_two_minutes(terminal: Terminal, reference: Training) -> None:
+    with SlurmCluster(accounting=False, grace_time_s=60, cred_expire=None) as cluster:
+        run = LoginNode(terminal, cluster).submit("impatient", REQUEUE, *TWO_NODES)
+        preempt(run, cluster)
+        wait_until("the second attempt", lambda: run.status()["attempts"] == 2, timeout_s=60)
+        waited_s = run.events("started")[1]["time"] - run.events("continued")[0]["time"]
+        assert waited_s < 60, "Slurm's own wait is 121 s"
+        assert run.wait_for_end()["state"] == "COMPLETED"
+        assert_same_training(run, reference)
+
+
 def test_a_run_at_its_time_limit_goes_on_by_itself(login: LoginNode, reference: Training) -> None:
     run = login.submit("limited-job", SUCCESSOR, *TWO_NODES, "--time", "1")
     run.wait_for_step(10)

@@ -222,6 +222,36 @@ def test_a_submission_whose_answer_was_lost_finds_its_job_and_makes_no_second_on
         assert jobs == [run.job_id]
 
 
+def test_a_submission_into_a_silence_is_kept_and_found_when_slurm_answers_again(terminal: Terminal) -> None:
+    with SlurmCluster(accounting=False, message_timeout_s=2) as cluster:
+        login = LoginNode(terminal, cluster)
+        cluster.submit("--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=exec sleep 600")
+        tools = cluster.folder / "bin"
+        tools.mkdir()
+        # The answer is lost, and to every question afterwards Slurm is silent.
+        (tools / "sbatch").write_text(
+            f'#!/bin/sh\n{shutil.which("sbatch")} "$@" >/dev/null\n'
+            "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1\n"
+        )
+        (tools / "squeue").write_text(
+            "#!/bin/sh\n"
+            "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
+        )
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        environment = {**login.environment, "PATH": f"{tools}:{os.environ['PATH']}"}
+        silent = Terminal(login.folder, environment)
+        said = silent.call("submit", "--profile", SUCCESSOR, "--recipe", str(RECIPE), "--name", "silence", code=3)
+        assert "so the job may exist" in said.stderr
+        assert "hpcgemma status silence  looks for its job" in said.stderr
+        found = login.json("status", "silence")
+        assert found["state"] == "PENDING"
+        jobs = cluster.run("squeue", "-h", "-n", "silence", "-o", "%i").stdout.split()
+        assert jobs == [found["job_id"]]
+        folder = Path(found["folder"])
+        assert (folder / "submitit" / f"{found['job_id']}_submitted.pkl").is_file()
+
+
 def _is_controller_of(process: Path, cluster: SlurmCluster) -> bool:
     try:
         words = (process / "cmdline").read_bytes()

@@ -1,0 +1,54 @@
+"""What rank 0 says before the first step: every derived number, and why it is so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.adapters import describe_parameters
+from hpcgemma.train.data.batches import TrainingBatches
+from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.metrics import say
+from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.schedules import warmup_steps
+
+
+def introduce(
+    model: Any,
+    recipe: Recipe,
+    prepared: PreparedData,
+    batches: TrainingBatches,
+    ranks: Ranks,
+    total_steps: int,
+    attention: str,
+    device: torch.device,
+) -> None:
+    """Print parameters, attention, device, precision and the arithmetic of the steps.
+
+    Args:
+        model: A transformers or peft model.
+        recipe: What is trained.
+        prepared: The rows.
+        batches: How they are split.
+        ranks: All ranks.
+        total_steps: Optimizer steps of the whole training.
+        attention: The sentence on the attention chosen.
+        device: What this rank computes on.
+    """
+    training, rows = recipe.training, len(prepared.train)
+    say(describe_parameters(model))
+    say(attention)
+    say(f"device: {device}, {ranks.world_size} ranks, {torch.get_num_threads()} threads each")
+    say(f"precision: {training.precision}; trained weights and the optimizer's state are fp32")
+    say(
+        f"step: {training.global_batch} rows = micro-batch {training.micro_batch} x {ranks.world_size} ranks x "
+        f"{batches.per_step} accumulated"
+    )
+    limit = f", at most {training.max_steps}" if training.max_steps else ""
+    say(
+        f"steps: {total_steps} = {training.epochs:g} epochs x {rows} rows / {training.global_batch}{limit}; "
+        f"{rows / training.global_batch:.1f} per epoch, warm-up {warmup_steps(recipe.schedule, total_steps)}, "
+        f"then {recipe.schedule.name}"
+    )
