@@ -64,7 +64,7 @@ class Supervisor:
     def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, flags: WarningFlags) -> None:
         self.plan, self.folder, self.allocation, self.flags = plan, folder, allocation, flags
         self.client = SlurmClient(timeout_s=_INSIDE_TIMEOUT_S)
-        self.cause = WarningCause.UNKNOWN
+        self.cause: WarningCause | None = None
         self._continued: ways.Continued | None = None
         self._attempt = 0
 
@@ -126,10 +126,10 @@ class Supervisor:
 
     def _conclude(self, number: int, ending: Ending) -> NextMove:
         was_warned = ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED)
-        if was_warned and self.flags.warned is None:
-            # The warning went to the ranks only, as Slurm does at preemption: ask why now.
+        if was_warned and self.cause is None:
+            # The warning went to the ranks only, as at preemption, or they were done before it was passed on.
             self.cause = self._ask_cause()
-        facts: dict[str, Any] = {"cause": self.cause.value} if was_warned else {}
+        facts: dict[str, Any] = {"cause": self.cause.value} if was_warned and self.cause else {}
         self.folder.record(
             "ended",
             attempt=number,
