@@ -23,7 +23,10 @@ class WarningCause(StrEnum):
     CANCELLED = "cancelled"
     REQUEUED = "requeued"
     """Somebody, or Slurm itself, has put the job back into the queue already."""
-    UNKNOWN = "a warning signal"
+    SIGNALLED = "a signal by hand"
+    """The job goes on as before: somebody sent the signal, and this allocation can be used further."""
+    UNKNOWN = "not known"
+    """Slurm did not say."""
 
 
 def cause_of(details: JobDetails | None, *, lead_s: int, restarts: int, now: float) -> WarningCause:
@@ -54,7 +57,7 @@ def cause_of(details: JobDetails | None, *, lead_s: int, restarts: int, now: flo
         return WarningCause.TIME_LIMIT if _used_up_its_time(job) else WarningCause.CANCELLED
     if job.end_time is not None and job.end_time.timestamp() - now < lead_s + _NEAR_END_S:
         return WarningCause.TIME_LIMIT
-    return WarningCause.UNKNOWN
+    return WarningCause.SIGNALLED if job.state == "RUNNING" and job.end_time is not None else WarningCause.UNKNOWN
 
 
 def _used_up_its_time(job: JobRecord) -> bool:

@@ -102,7 +102,8 @@ def go_on(continuation: Continuation, fallback: Continuation | None) -> Continue
     """Go on in the chosen way, or in the other one where the site forbids the first.
 
     Raises:
-        SchedulerError: Neither worked.
+        SubmitRefused: Slurm refused both.
+        SchedulerError: Slurm did not answer.
     """
     try:
         return continuation.go_on()
@@ -112,4 +113,4 @@ def go_on(continuation: Continuation, fallback: Continuation | None) -> Continue
         try:
             return fallback.go_on()
         except SchedulerError as second:
-            raise SchedulerError(f"{first.problem}; and {second.problem}", second.hint) from second
+            raise type(first)(f"{first.problem}; and {second.problem}", first.hint) from second

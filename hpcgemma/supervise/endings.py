@@ -131,7 +131,14 @@ def classify(
     )
 
 
-def next_move(ending: Ending, *, without_progress: int, max_relaunches: int, cancelled: bool) -> NextMove:
+def next_move(
+    ending: Ending,
+    *,
+    without_progress: int,
+    max_relaunches: int,
+    cancelled: bool,
+    keeps_allocation: bool = False,
+) -> NextMove:
     """Return what follows an ending.
 
     Args:
@@ -139,6 +146,7 @@ def next_move(ending: Ending, *, without_progress: int, max_relaunches: int, can
         without_progress: Attempts in a row, this one included, that ended with no new checkpoint.
         max_relaunches: Attempts allowed without progress, beyond the first.
         cancelled: Whether the user asked for the end.
+        keeps_allocation: Whether the job goes on as before, although a warning came.
     """
     if ending.kind is EndingKind.FINISHED:
         return NextMove.FINISH
@@ -147,7 +155,7 @@ def next_move(ending: Ending, *, without_progress: int, max_relaunches: int, can
     if without_progress > max_relaunches:
         return NextMove.GIVE_UP
     if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED):
-        return NextMove.CONTINUE
+        return NextMove.RELAUNCH if keeps_allocation else NextMove.CONTINUE
     return NextMove.RELAUNCH if ending.kind.is_retried_in_place else NextMove.GIVE_UP
 
 

@@ -33,6 +33,10 @@ class WarningFlags:
             signal.signal(number, self._note)
         signal.signal(signal.SIGCONT, self._ignore)
 
+    def forget(self) -> None:
+        """Be ready for another warning, after one that was dealt with."""
+        self.warned = self.warned_at = self.terminated_at = None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return

@@ -14,6 +14,7 @@ from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.state import current_job_id
 from hpcgemma.slurm.client import SlurmClient
+from hpcgemma.slurm.refusals import SubmitRefused
 from hpcgemma.supervise import continuation as ways
 from hpcgemma.supervise.allocation import Allocation, read_allocation
 from hpcgemma.supervise.attempt import Attempt
@@ -30,6 +31,8 @@ from hpcgemma.supervise.signals import WarningFlags
 _INSIDE_TIMEOUT_S = 20
 """Seconds for a Slurm command inside the job, where the time to save is short."""
 _OWN_SUBMISSION_WAIT_S = 30
+_TRY_TO_GO_ON_S = 1800
+_BETWEEN_TRIES_S = 5
 
 
 def supervise(run_folder: str) -> str:
@@ -82,6 +85,8 @@ class Supervisor:
             move = self._conclude(number, ending)
             if move is not NextMove.RELAUNCH:
                 return self._leave(move, ending)
+            self.cause = None
+            self.flags.forget()
             self.folder.record("relaunched", attempt=number + 1, job_id=self.allocation.job_id)
 
     def _is_superseded(self) -> bool:
@@ -147,6 +152,7 @@ class Supervisor:
             without_progress=attempts_without_progress(events),
             max_relaunches=self.plan.max_relaunches,
             cancelled=not self._may_continue(),
+            keeps_allocation=self.cause is WarningCause.SIGNALLED and self._continued is None,
         )
 
     def _may_continue(self) -> bool:
@@ -167,6 +173,18 @@ class Supervisor:
         fallback = ways.Requeue(self.allocation, self.client) if isinstance(way, ways.Successor) else None
         self._note_continued(ways.go_on(way, fallback))
 
+    def _go_on_at_last(self, ending: Ending) -> None:
+        """Go on, and while Slurm is silent try again: a job that is killed while it waits, Slurm itself requeues."""
+        deadline = time.monotonic() + _TRY_TO_GO_ON_S
+        while True:
+            try:
+                return self._go_on()
+            except SchedulerError as error:
+                if isinstance(error, SubmitRefused) or time.monotonic() > deadline:
+                    self._fail(f"{ending.sentence}, but it could not go on by itself: {error.problem}", error.hint)
+                self._say(f"{error.problem}; trying again")
+                time.sleep(_BETWEEN_TRIES_S)
+
     def _note_continued(self, continued: ways.Continued) -> None:
         self._continued = continued
         self.folder.record("continued", by=continued.by, job_id=continued.job_id)
@@ -179,10 +197,7 @@ class Supervisor:
                 self.folder.record("finished", step=ending.step, job_id=self.allocation.job_id)
                 self._take_back_successor()
             case NextMove.CONTINUE:
-                try:
-                    self._go_on()
-                except SchedulerError as error:
-                    self._fail(f"{ending.sentence}, but it could not go on by itself: {error.problem}", "")
+                self._go_on_at_last(ending)
                 if not self.allocation.on_slurm:
                     ways.LocalRestart.leave()
             case NextMove.GIVE_UP:

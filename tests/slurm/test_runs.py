@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,42 @@ def test_a_preempted_run_goes_on_by_requeue(login: LoginNode, cluster: SlurmClus
     assert run.wait_for_end()["state"] == "COMPLETED"
     assert [event["by"] for event in run.events("continued")] == ["requeue"]
     assert run_ids(run, "started") == [run.job_id, run.job_id]
+    assert_same_training(run, reference)
+
+
+def test_a_signal_by_hand_saves_and_goes_on_in_the_same_allocation(
+    login: LoginNode, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("signalled", SUCCESSOR, *TWO_NODES)
+    run.wait_for_step(30)
+    cluster.run("scancel", "--signal=USR2", "--batch", run.job_id)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert run.events("ended")[0]["cause"] == "a signal by hand"
+    assert run.events("relaunched")
+    assert not run.events("continued")
+    assert_same_training(run, reference)
+
+
+def test_a_run_that_cannot_reach_slurm_after_its_save_tries_again(
+    login: LoginNode, cluster: SlurmCluster, reference: Training, tmp_path: Path
+) -> None:
+    # sbatch and requeue fail three times, as they do while the controller restarts.
+    for name, asks in (("sbatch", "true"), ("scontrol", '[ "$1" = requeue ]')):
+        tool = tmp_path / name
+        tool.write_text(
+            f'#!/bin/sh\nif {asks} && [ -e "{tmp_path}/down" ]; then\n'
+            f'echo x >> "{tmp_path}/tries"; [ $(wc -l < "{tmp_path}/tries") -ge 4 ] && rm "{tmp_path}/down"\n'
+            "echo 'error: Unable to contact slurm controller (connect failure)' >&2; exit 1; fi\n"
+            f'exec {shutil.which(name)} "$@"\n'
+        )
+        tool.chmod(0o755)
+    shell = Terminal(login.folder, {**login.environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    run = shell.submit("patient", SUCCESSOR, *TWO_NODES)
+    run.wait_for_step(20)
+    (tmp_path / "down").touch()
+    preempt(run, cluster)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert [event["by"] for event in run.events("continued")] == ["successor"]
     assert_same_training(run, reference)
 
 

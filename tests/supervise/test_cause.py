@@ -54,10 +54,10 @@ def test_the_cause_of_a_warning_follows_from_the_jobs_record(seen: JobDetails | 
     assert cause_of(seen, lead_s=60, restarts=0, now=now) is cause
 
 
-def test_a_signal_long_before_the_end_has_no_known_cause() -> None:
+def test_a_signal_long_before_the_end_was_sent_by_hand() -> None:
     now = (START + timedelta(seconds=10)).timestamp()
     seen = details("RUNNING", ran_s=600)
-    assert cause_of(seen, lead_s=60, restarts=0, now=now) is WarningCause.UNKNOWN
+    assert cause_of(seen, lead_s=60, restarts=0, now=now) is WarningCause.SIGNALLED
 
 
 def test_a_job_requeued_before_is_not_taken_for_one_requeued_now() -> None:

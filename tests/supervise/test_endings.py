@@ -71,6 +71,12 @@ def test_ranks_ended_after_a_warning_before_they_saved_go_on_all_the_same() -> N
         assert next_move(ending, without_progress=0, max_relaunches=3, cancelled=False) is NextMove.CONTINUE
 
 
+def test_after_a_signal_by_hand_the_same_allocation_is_used_further() -> None:
+    ending = classify(CLEAN, {"outcome": "stopped", "step": 9, "signal": "SIGUSR2"}, warned=True)
+    move = next_move(ending, without_progress=0, max_relaunches=3, cancelled=False, keeps_allocation=True)
+    assert move is NextMove.RELAUNCH
+
+
 def test_a_warning_that_killed_a_rank_before_it_listened_is_no_crash() -> None:
     ending = classify([RankExit(0, None, signal.SIGTERM)], None, warned=False)
     assert ending.kind is EndingKind.LOST_WARNED
