@@ -14,7 +14,7 @@ from hpcgemma.recipes import load_recipe
 from hpcgemma.render import directive, render_script
 
 GOLDEN = Path(__file__).parent / "golden"
-COMMAND = ["/opt/python", "-P", "-u", "-m", "submitit.core._submit", "/work/runs/r/submitit"]
+COMMAND = ["/opt/python", "-P", "-u", "-m", "submitit.core._submit", "/scratch/runs/r/submitit"]
 
 
 def plan_of(profile: str, recipe: str) -> Plan:
@@ -24,7 +24,7 @@ def plan_of(profile: str, recipe: str) -> Plan:
 @pytest.mark.parametrize("profile", ["leonardo", "generic_slurm"])
 @pytest.mark.parametrize("recipe", ["gemma2_9b_lora", "svg_captions_tiny"])
 def test_the_script_of_each_cluster_and_recipe_is_the_golden_one(profile: str, recipe: str) -> None:
-    script = render_script(plan_of(profile, recipe), run_folder=Path("/work/runs/r"), command=COMMAND)
+    script = render_script(plan_of(profile, recipe), run_folder=Path("/scratch/runs/r"), command=COMMAND)
     golden = GOLDEN / f"{profile}-{recipe}.sbatch"
     assert script == golden.read_text(), f"if the change is meant: write the script to {golden.name}"
 
@@ -34,15 +34,15 @@ def parses(script: str) -> bool:
 
 
 HOSTILE_FOLDERS = [
-    "/work/a b",
-    "/work/a'b",
-    "/work/a;touch x",
-    "/work/$(touch x)",
-    "/work/`touch x`",
-    "/work/%j %u",
-    "/work/a#b",
-    "/work/é",
-    "/work/&& rm",
+    "/scratch/a b",
+    "/scratch/a'b",
+    "/scratch/a;touch x",
+    "/scratch/$(touch x)",
+    "/scratch/`touch x`",
+    "/scratch/%j %u",
+    "/scratch/a#b",
+    "/scratch/é",
+    "/scratch/&& rm",
 ]
 
 
@@ -67,13 +67,13 @@ def test_what_could_end_a_directive_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="cannot be written into a job script"):
         directive(text)
     with pytest.raises(InputError, match="cannot be written into a job script"):
-        render_script(plan_of("leonardo", "gemma2_9b_lora"), run_folder=Path("/work") / text, command=COMMAND)
+        render_script(plan_of("leonardo", "gemma2_9b_lora"), run_folder=Path("/scratch") / text, command=COMMAND)
 
 
 def test_a_plan_that_was_tampered_with_is_refused_too() -> None:
     plan = replace(plan_of("leonardo", "gemma2_9b_lora"), account='x"\n#SBATCH --uid=0')
     with pytest.raises(InputError, match="cannot be written into a job script"):
-        render_script(plan, run_folder=Path("/work/r"), command=COMMAND)
+        render_script(plan, run_folder=Path("/scratch/r"), command=COMMAND)
 
 
 def test_modules_and_variables_of_a_profile_are_quoted() -> None:
@@ -83,7 +83,7 @@ def test_modules_and_variables_of_a_profile_are_quoted() -> None:
         modules_load=("cuda/12.2", "x; rm -rf /"),
         env=(("NAME", "$(id) 'x'"),),
     )
-    script = render_script(plan, run_folder=Path("/work/r"), command=COMMAND)
+    script = render_script(plan, run_folder=Path("/scratch/r"), command=COMMAND)
     assert parses(script)
     assert "module load 'x; rm -rf /' ||" in script
     assert shlex.split(next(line for line in script.splitlines() if "NAME=$" in line or "NAME='" in line)) == [
