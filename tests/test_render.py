@@ -14,6 +14,8 @@ from hpcgemma.recipes import load_recipe
 from hpcgemma.render import directive, render_script
 
 GOLDEN = Path(__file__).parent / "golden"
+PROFILES = ["leonardo", "generic_slurm"]
+RECIPES = ["gemma2_9b_lora", "svg_captions_tiny"]
 COMMAND = ["/opt/python", "-P", "-u", "-m", "submitit.core._submit", "/scratch/runs/r/submitit"]
 
 
@@ -21,12 +23,15 @@ def plan_of(profile: str, recipe: str) -> Plan:
     return make_plan(load_profile(profile), load_recipe(recipe), run_name="r", run_id="0123456789ab", account="EUHPC_1")
 
 
-@pytest.mark.parametrize("profile", ["leonardo", "generic_slurm"])
-@pytest.mark.parametrize("recipe", ["gemma2_9b_lora", "svg_captions_tiny"])
+def golden_script(profile: str, recipe: str) -> str:
+    return render_script(plan_of(profile, recipe), run_folder=Path("/scratch/runs/r"), command=COMMAND)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_script_of_each_cluster_and_recipe_is_the_golden_one(profile: str, recipe: str) -> None:
-    script = render_script(plan_of(profile, recipe), run_folder=Path("/scratch/runs/r"), command=COMMAND)
     golden = GOLDEN / f"{profile}-{recipe}.sbatch"
-    assert script == golden.read_text(), f"if the change is meant: write the script to {golden.name}"
+    assert golden_script(profile, recipe) == golden.read_text(), "if it is meant: python -m tests.golden.record"
 
 
 def parses(script: str) -> bool:

@@ -1,0 +1,16 @@
+"""Write the golden scripts anew, after a change that is meant: `python -m tests.golden.record`, then look at the diff."""
+
+from __future__ import annotations
+
+from tests.test_render import GOLDEN, PROFILES, RECIPES, golden_script
+
+
+def main() -> None:
+    """Write a script for each cluster and recipe."""
+    for profile in PROFILES:
+        for recipe in RECIPES:
+            (GOLDEN / f"{profile}-{recipe}.sbatch").write_text(golden_script(profile, recipe))
+
+
+if __name__ == "__main__":
+    main()
