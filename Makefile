@@ -13,7 +13,7 @@ install: $(VENV)/.installed  ## Create .venv and install hpcgemma with the train
 
 # pip (not uv or poetry) is what finds a CPU build of torch where one is at hand; constraints.txt pins every version.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpcgemma needs Python 3.11 or newer")'
+	sh tools/install_venv.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train]'

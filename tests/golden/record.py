@@ -1,4 +1,4 @@
-"""Write the golden scripts anew, after a change that is meant: `python -m tests.golden.record`, then look at the diff."""
+"""Write the golden scripts anew after a change that is meant: `python -m tests.golden.record`; look at the diff."""
 
 from __future__ import annotations
 

@@ -153,15 +153,20 @@ def test_looking_at_a_requeued_run_ends_slurms_two_minutes(terminal: Terminal, r
         assert_same_training(run, reference)
 
 
-def test_a_run_at_its_time_limit_goes_on_by_itself(login: LoginNode, reference: Training) -> None:
-    run = login.submit("limited-job", SUCCESSOR, *TWO_NODES, "--time", "1")
+@pytest.mark.parametrize(
+    ("way", "profile"), [("successor", SUCCESSOR), ("requeue", REQUEUE)], ids=["successor", "requeue"]
+)
+def test_a_run_at_its_time_limit_goes_on_by_itself(
+    login: LoginNode, reference: Training, way: str, profile: str
+) -> None:
+    run = login.submit(f"limited-{way}", profile, *TWO_NODES, "--time", "1")
     run.wait_for_step(10)
     run.freeze()
     warned = run.wait_for_event("warned")
     run.thaw()
     assert (warned["signal"], warned["cause"]) == ("SIGUSR2", "time limit")
     assert run.wait_for_end()["state"] == "COMPLETED"
-    assert run.events("continued")[0]["by"] == "successor"
+    assert run.events("continued")[0]["by"] == way
     assert_same_training(run, reference)
 
 
