@@ -59,10 +59,10 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a half-written last line is passed over, as is a missing file."""
+    """Yield the objects of a JSON-lines file; half-written lines are passed over, as is a file that cannot be read."""
     try:
         file = path.open(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return
     with file:
         for line in file:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpcgemma.errors import ConfigError, InputError, Problem
+from hpcgemma.errors import ConfigError, HpcGemmaError, InputError, Problem
 from hpcgemma.profiles import Profile, QueueSpec
 from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
@@ -78,15 +78,22 @@ class Plan:
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Plan:
-        """Return the plan that `as_mapping` wrote."""
-        return cls(
-            **values
-            | {
+        """Return the plan that `as_mapping` wrote.
+
+        Raises:
+            HpcGemmaError: Another version of hpcgemma wrote it.
+        """
+        try:
+            tuples = {
                 "modules_load": tuple(values["modules_load"]),
                 "unset": tuple(values["unset"]),
                 "env": tuple(values["env"].items()),
             }
-        )
+            return cls(**values | tuples)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise HpcGemmaError(
+                f"the run's plan was written by another version of hpcgemma: {error}", "use that version for this run"
+            ) from error
 
 
 def make_plan(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from hpcgemma import assets, configfile
 from hpcgemma.configfile import Section
+from hpcgemma.errors import InputError
 from hpcgemma.profiles import Profile
 
 FILE_NAME = "config.yaml"
@@ -41,4 +43,10 @@ def resolve_account(given: str | None, profile: Profile, config: UserConfig) -> 
 def resolve_runs_dir(given: str | None, profile: Profile, config: UserConfig, account: str | None) -> Path:
     """Return the absolute folder of run folders: the option, the user's setting, or the profile's."""
     chosen = given or config.runs_dir or profile.storage.runs.replace("{account}", account or "")
-    return Path(os.path.expandvars(chosen)).expanduser().absolute()
+    expanded = os.path.expandvars(chosen)
+    if re.search(r"\$(\w|\{)", expanded):
+        raise InputError(
+            f"the folder of runs {chosen!r} names a variable that is not set here",
+            "set it, or choose another folder with --runs-dir or HPCGEMMA_RUNS_DIR",
+        )
+    return Path(expanded).expanduser().absolute()

@@ -70,7 +70,7 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
         while True:
             for piece in _pieces(log_file(number), position) if number else ():
                 click.echo(piece, nl=False)
-                position += len(piece.encode("utf-8", errors="surrogateescape"))
+                position += len(piece)
             if number >= newest:
                 break
             number, position = number + 1, 0
@@ -83,12 +83,12 @@ def _log_names(folder: RunFolder, attempt: int) -> list[str]:
     return sorted(path.name for path in folder.attempt_dir(attempt).glob("*.log"))
 
 
-def _pieces(path: Path, position: int) -> Iterator[str]:
+def _pieces(path: Path, position: int) -> Iterator[bytes]:
     """Yield what a file holds from a byte on; nothing where it does not exist yet."""
     try:
         with path.open("rb") as file:
             file.seek(position)
             while block := file.read(65536):
-                yield block.decode("utf-8", errors="surrogateescape")
+                yield block
     except FileNotFoundError:
         return

@@ -74,7 +74,10 @@ def main() -> None:
         if error.hint:
             click.echo(f"Try:   {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
+    except OSError as error:
+        click.echo(f"Error: {error}\nTry:   check that the disk is there, has room, and lets you write", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.exceptions.Abort):
         sys.exit(INTERRUPTED_CODE)
     except click.ClickException as error:
         error.show()

@@ -32,7 +32,6 @@ def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
     client = SlurmClient()
     if run is not None:
         entry = choosing.require_run(run)
-        state = tracking.track([entry], client)[0]
     else:
         entries = store.all_runs()
         pairs = list(zip(entries, tracking.track(entries, client), strict=True))
@@ -40,30 +39,34 @@ def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
         if not unfinished:
             raise InputError("there is no unfinished run", "hpcgemma status  lists all runs")
         stopped = [pair for pair in unfinished if not pair[1].status.is_active]
-        entry, state = (stopped or unfinished)[0]
-
+        entry = (stopped or unfinished)[0][0]
     plan = Plan.from_mapping(store.read_run_file(entry.folder)["plan"])
-    if state.status is RunStatus.COMPLETED:
-        raise InputError(f"run {entry.name} is finished", f"its result is {entry.folder.final_dir}")
-    if state.status is RunStatus.UNKNOWN:
-        raise SchedulerError(
-            f"whether run {entry.name} is still alive is not known: {state.sentence}",
-            "ask again when Slurm answers",
-        )
-    if state.status.is_active:
-        started = tracking.end_requeue_wait(entry, state, client)
-        what = "asked Slurm to start it now" if started else "it goes on by itself"
-        console.say(f"run {entry.name} is {state.status.value} as job {state.job_id}: {what}")
-        return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json) if wait else 0
 
-    found = checkpoints.find_checkpoints(entry.folder.checkpoints_dir)
-    origin = f"from its checkpoint at step {found[-1].step}" if found else "from the start: it has no checkpoint yet"
-    if dry_run:
-        console.say(f"run {entry.name} would go on {origin}")
-        return 0
-    job_id = submission.submit_again(entry, plan, client, supervise)
-    if as_json and not wait:
+    with store.sole_submitter(entry):
+        state = tracking.track([entry], client)[0]
+        if state.status is RunStatus.COMPLETED:
+            raise InputError(f"run {entry.name} is finished", f"its result is {entry.folder.final_dir}")
+        if state.status is RunStatus.UNKNOWN:
+            raise SchedulerError(
+                f"whether run {entry.name} is still alive is not known: {state.sentence}", "ask again later"
+            )
+        found = checkpoints.find_checkpoints(entry.folder.checkpoints_dir)
+        origin = (
+            f"from its checkpoint at step {found[-1].step}" if found else "from the start: it has no checkpoint yet"
+        )
+        job_id = state.job_id
+        if state.status.is_active:
+            hastened = tracking.end_requeue_wait(entry, state, client)
+            what = "asked Slurm to start it now" if hastened else "it goes on by itself"
+            console.say(f"run {entry.name} is {state.status.value} as job {job_id}: {what}")
+        elif dry_run:
+            console.say(f"run {entry.name} would go on {origin}")
+            return 0
+        else:
+            job_id = submission.submit_again(entry, plan, client, supervise)
+            console.say(f"run {entry.name} goes on as job {job_id} {origin}")
+    if wait:
+        return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json)
+    if as_json:
         console.result_json({"name": entry.name, "run_id": entry.run_id, "job_id": job_id, "folder": entry.path})
-    elif not as_json:
-        console.say(f"run {entry.name} goes on as job {job_id} {origin}")
-    return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json) if wait else 0
+    return 0

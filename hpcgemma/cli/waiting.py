@@ -52,7 +52,7 @@ def states(entry: RunEntry, client: SlurmClient, poll_interval_s: float) -> Iter
     asked, said = float("-inf"), -1
     state: RunState | None = None
     while state is None or not state.status.is_final:
-        last_words = sum(event["event"] in _LAST_WORDS for event in entry.folder.events())
+        last_words = sum(event.get("event") in _LAST_WORDS for event in entry.folder.events())
         now = time.monotonic()
         if state is None or last_words != said or now - asked >= poll_interval_s:
             asked, said = now, last_words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -22,15 +23,14 @@ def cancel_run(entry: RunEntry, client: SlurmClient) -> None:
     job_id = current_job_id(events)
     entry.folder.record("cancelled", job_id=job_id)
     if entry.scheduler == "none":
-        job = tracking.local_job(entry, job_id)
+        job = tracking.local_job(entry, job_id).job
         if job is not None and job.state == "RUNNING":
-            os.kill(int(job.job_id), signal.SIGTERM)  # submitit's controller passes it on to the supervisor
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(job.job_id), signal.SIGTERM)  # submitit's controller passes it on to the supervisor
         return
     jobs = client.jobs(store.job_ids(entry.folder))
     own = [
-        each.job_id
-        for each in jobs.values()
-        if each.comment in ("", entry.comment) and not reasons.is_final(each.state)
+        each.job_id for each in jobs.values() if tracking.is_own_job(entry, each) and not reasons.is_final(each.state)
     ]
     if own:
         client.cancel(own)

@@ -93,6 +93,8 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
     try:
         job = executor.submit(supervisor, str(folder.path))
     except OSError as error:
+        if plan.scheduler == "slurm":  # sbatch may have answered before the disk refused
+            client.cancel(job.job_id for job in client.find_by_comment(plan.comment))
         raise InputError(
             f"the run folder {folder.path} cannot be written: {error.strerror}", "free some space, or make it writable"
         ) from error
@@ -104,7 +106,7 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
 
 def _run_file(entry: RunEntry, plan: Plan, profile: Profile, recipe: Recipe) -> dict[str, Any]:
     return {
-        "schema_version": 1,
+        "schema_version": store.SCHEMA_VERSION,
         "run_id": entry.run_id,
         "created": entry.created,
         "submitted_from": str(Path.cwd()),

@@ -64,8 +64,14 @@ Events = Sequence[Mapping[str, Any]]
 
 def current_job_id(events: Events) -> str | None:
     """Return the job that works on the run now, or did last: of its newest submission or continuation."""
-    ids = [event["job_id"] for event in events if event.get("event") in ("submitted", "continued", "started")]
-    return str(ids[-1]) if ids else None
+    ids = [event.get("job_id") for event in events if event.get("event") in ("submitted", "continued", "started")]
+    known = [str(job_id) for job_id in ids if job_id is not None]
+    return known[-1] if known else None
+
+
+def has_ended(events: Events) -> bool:
+    """Return whether the run has finished or failed since it was last submitted, whatever its job still does."""
+    return any(event.get("event") in ("finished", "failed") for event in _since_submission(events))
 
 
 def count_attempts(events: Events) -> int:
@@ -91,7 +97,7 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
     recent = _since_submission(events)
     moves = [event for event in recent if event.get("event") in ("continued", "hastened")]
     requeued = bool(moves) and moves[-1].get("by") == "requeue"
-    ended = {str(event["event"]): event for event in recent}
+    ended = {str(event.get("event")): event for event in recent}
     if "finished" in ended:
         return state(RunStatus.COMPLETED, f"finished at step {ended['finished'].get('step')}")
     if "failed" in ended:
@@ -99,10 +105,10 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
         return state(RunStatus.FAILED, str(failure.get("sentence")), str(failure.get("hint") or logs))
     if "cancelled" in ended and (job is None or reasons.is_final(job.state)):
         return state(RunStatus.CANCELLED, _cancelled(ended["cancelled"]), f"to go on with it all the same: {resume}")
-    if job_id is None:
-        return state(RunStatus.UNKNOWN, "it was prepared but no submission is recorded", resume)
     if answer.problem:
         return state(RunStatus.UNKNOWN, f"{answer.problem}; last known: {_last_known(recent)}", "ask again later")
+    if job_id is None:
+        return state(RunStatus.INTERRUPTED, "it was prepared, but there is no job of it", resume)
     if job is None:
         sentence = f"job {job_id} is no longer known to the scheduler and the run is not finished"
         return state(RunStatus.INTERRUPTED, sentence, resume)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -17,6 +19,9 @@ import yaml
 from hpcgemma import assets, files
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.runs.folder import RunFolder
+
+SCHEMA_VERSION = 1
+"""Version of run.yaml."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,26 @@ def create_run(entry: RunEntry, content: dict[str, Any]) -> RunFolder:
     return folder
 
 
+@contextlib.contextmanager
+def sole_submitter(entry: RunEntry) -> Iterator[None]:
+    """Keep two terminals from submitting one run at once; where the file system has no locks, hope for the best.
+
+    Raises:
+        InputError: Another process is submitting the run now.
+    """
+    with (entry.folder.submitit_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"run {entry.name} is being submitted by another hpcgemma at this moment",
+                f"hpcgemma status {entry.name}",
+            ) from error
+        except OSError:
+            pass  # Lustre may be mounted without flock
+        yield
+
+
 def discard_run(entry: RunEntry) -> None:
     """Remove a run that never reached the scheduler."""
     shutil.rmtree(entry.path, ignore_errors=True)
@@ -105,10 +130,15 @@ def read_run_file(folder: RunFolder) -> dict[str, Any]:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         content = yaml.load(folder.run_file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - safe loaders
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise HpcGemmaError(f"{folder.run_file} cannot be read: {error}", "is this a run folder?") from error
-    if not isinstance(content, dict) or "run_id" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("plan"), dict) or "run_id" not in content:
         raise HpcGemmaError(f"{folder.run_file} is not a run file", "is this a run folder?")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise HpcGemmaError(
+            f"{folder.run_file} was written by another version of hpcgemma ({content.get('versions')})",
+            "use that version for this run",
+        )
     return content
 
 
@@ -143,18 +173,19 @@ def all_runs() -> list[RunEntry]:
     for path in (assets.user_data_dir() / "runs").glob("*.json"):
         try:
             entry = RunEntry(**json.loads(path.read_text(encoding="utf-8")))
+            if entry.folder.run_file.is_file():
+                found.append(entry)
         except (OSError, ValueError, TypeError):
-            continue
-        if entry.folder.run_file.is_file():
-            found.append(entry)
-    return sorted(found, key=lambda entry: entry.created, reverse=True)
+            continue  # a broken entry, or a file system that is away, must not hide the others
+    return sorted(found, key=lambda entry: float(entry.created), reverse=True)
 
 
 def find_runs(word: str) -> list[RunEntry]:
     """Return the runs that a name, job id or run folder stands for, newest first."""
-    path = Path(word).expanduser()
-    if (path / "run.yaml").is_file():
-        return [entry_of(RunFolder(path.resolve()))]
+    with contextlib.suppress(OSError, RuntimeError):  # no path at all: too long, somebody else's, an unknown user's
+        path = Path(word).expanduser()
+        if (path / "run.yaml").is_file():
+            return [entry_of(RunFolder(path.resolve()))]
     runs = all_runs()
     named = [entry for entry in runs if word in (entry.name, entry.run_id)]
     if named or not re.fullmatch(r"\d+", word):

@@ -4,62 +4,79 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcgemma.errors import SchedulerError
+from hpcgemma.errors import InputError, SchedulerError
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.state import RunState, SchedulerAnswer, current_job_id, decide_state
+from hpcgemma.runs.state import RunState, SchedulerAnswer, current_job_id, decide_state, has_ended
 from hpcgemma.runs.store import RunEntry, note_job
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import JobRecord
+
+_BEING_SUBMITTED_S = 120
 
 
 def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
     """Return the states of runs, in their order.
 
-    Slurm is asked once for all of them; where it does not answer, their state is unknown, never failed.
+    Slurm is asked once for all of them that it can still say something of; where it does not answer, their state is
+    unknown, never failed.
     """
-    for entry in entries:
-        _adopt_lost_job(entry, client)
+    lost = {entry.run_id: _adopt_lost_job(entry, client) for entry in entries}
     events = [entry.folder.events() for entry in entries]
     current = [current_job_id(each) for each in events]
-    asked = [job_id for entry, job_id in zip(entries, current, strict=True) if entry.scheduler == "slurm" and job_id]
+    asked = [
+        job_id
+        for entry, job_id, run_events in zip(entries, current, events, strict=True)
+        if entry.scheduler == "slurm" and job_id and not has_ended(run_events)
+    ]
     jobs: dict[str, JobRecord] = {}
     problem = ""
     if asked:
         try:
             jobs = client.jobs(asked)
-        except SchedulerError as error:
+        except (SchedulerError, InputError) as error:
             problem = error.problem
     states = []
     for entry, run_events, job_id in zip(entries, events, current, strict=True):
         if entry.scheduler == "none":
-            answer = SchedulerAnswer(job=local_job(entry, job_id))
+            answer = local_job(entry, job_id)
         else:
-            answer = SchedulerAnswer(job=_own_job(entry, jobs.get(job_id or "")), problem=problem)
+            job = jobs.get(job_id or "")
+            own = job if job is not None and is_own_job(entry, job) else None
+            answer = SchedulerAnswer(job=own, problem=problem or lost[entry.run_id])
         states.append(decide_state(entry.name, run_events, answer))
     return states
 
 
-def _adopt_lost_job(entry: RunEntry, client: SlurmClient) -> None:
+def _adopt_lost_job(entry: RunEntry, client: SlurmClient) -> str:
     """Find the job of a submission whose answer was lost, and enter it as if the answer had come.
 
     submitit's pickle still lies under its temporary name; the job looks for it under its own id for a minute.
+
+    Returns:
+        Why it is not known whether there is such a job; empty where it is known.
     """
     folder = entry.folder
     if entry.scheduler != "slurm" or current_job_id(folder.events()) is not None:
-        return
+        return ""
+    if time.time() - entry.created < _BEING_SUBMITTED_S and not folder.script_file.exists():
+        return "it is being submitted at this moment"
     try:
         found = client.find_by_comment(entry.comment)
-    except SchedulerError:
-        return
-    if found:
-        job_id = found[-1].job_id
-        for pickle in folder.submitit_dir.glob("*.pkl"):
-            link_pickle(folder, pickle, job_id)
-        folder.record("submitted", job_id=job_id, by="launcher", profile=entry.profile)
-        note_job(entry, job_id)
+        if found:
+            job_id = found[-1].job_id
+            for pickle in folder.submitit_dir.glob("*.pkl"):
+                link_pickle(folder, pickle, job_id)
+            folder.record("submitted", job_id=job_id, by="launcher", profile=entry.profile)
+            note_job(entry, job_id)
+    except SchedulerError as error:
+        return error.problem
+    except OSError as error:
+        return f"its job cannot be taken over: {error}"
+    return ""
 
 
 def link_pickle(folder: RunFolder, pickle: Path, job_id: str) -> None:
@@ -69,10 +86,12 @@ def link_pickle(folder: RunFolder, pickle: Path, job_id: str) -> None:
         os.link(pickle, target)
 
 
-def _own_job(entry: RunEntry, job: JobRecord | None) -> JobRecord | None:
-    """Return the job unless its comment shows that its id was given to somebody else's job since."""
-    foreign = job is not None and job.comment not in ("", "(null)", entry.comment)
-    return None if foreign else job
+def is_own_job(entry: RunEntry, job: JobRecord) -> bool:
+    """Return whether a job is the run's, or its id was given to somebody else's job since.
+
+    The accounting tells comments only where the site stores them, so there none is no proof against it.
+    """
+    return job.comment == entry.comment or (job.comment == "" and job.source == "sacct")
 
 
 def process_start_ticks(pid: int) -> int | None:
@@ -87,28 +106,33 @@ def process_start_ticks(pid: int) -> int | None:
 
 def write_local_job(folder: RunFolder, pid: int) -> None:
     """Note which process a local job is, so that another with the same number is never taken for it."""
-    facts = {"pid": pid, "start_ticks": process_start_ticks(pid), "boot": _boot_id()}
+    facts = {"pid": pid, "start_ticks": process_start_ticks(pid), "boot": _boot_id(), "host": os.uname().nodename}
     (folder.submitit_dir / f"{pid}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def local_job(entry: RunEntry, job_id: str | None) -> JobRecord | None:
+def local_job(entry: RunEntry, job_id: str | None) -> SchedulerAnswer:
     """Return a local job in Slurm's terms: RUNNING while its process lives, else COMPLETED."""
     if job_id is None:
-        return None
+        return SchedulerAnswer()
+    host = os.uname().nodename
     try:
         facts = json.loads((entry.folder.submitit_dir / f"{job_id}.json").read_text(encoding="utf-8"))
+        if facts["host"] != host:
+            return SchedulerAnswer(problem=f"it was started on {facts['host']}; only there can its process be seen")
         same = facts["boot"] == _boot_id() and facts["start_ticks"] == process_start_ticks(facts["pid"])
         alive = same and facts["start_ticks"] is not None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         alive = False
-    return JobRecord(
-        job_id=job_id,
-        name=entry.name,
-        state="RUNNING" if alive else "COMPLETED",
-        node_list=os.uname().nodename,
-        nodes=1,
-        comment=entry.comment,
-        source="process",
+    return SchedulerAnswer(
+        job=JobRecord(
+            job_id=job_id,
+            name=entry.name,
+            state="RUNNING" if alive else "COMPLETED",
+            node_list=host,
+            nodes=1,
+            comment=entry.comment,
+            source="process",
+        )
     )
 
 

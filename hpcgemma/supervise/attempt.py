@@ -66,7 +66,11 @@ class Attempt:
             on_slurm=self.allocation.on_slurm,
             environment=environment,
         )
-        exits = self._watch(ranks)
+        try:
+            exits = self._watch(ranks)
+        except BaseException:
+            ranks.kill()  # never leave ranks behind that nobody watches
+            raise
         return classify(
             exits,
             self._outcome(),

@@ -57,7 +57,11 @@ class Successor:
             dependency=own,
             known={own, *job_ids(self._folder)},
         )
-        link_pickle(self._folder, self._folder.submitit_dir / f"{own}_submitted.pkl", job_id)
+        try:
+            link_pickle(self._folder, self._folder.submitit_dir / f"{own}_submitted.pkl", job_id)
+        except OSError as error:
+            self._client.cancel([job_id])
+            raise SchedulerError(f"successor {job_id} could not be given its task: {error}", "") from error
         return Continued("successor", job_id)
 
 

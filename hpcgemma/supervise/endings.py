@@ -34,6 +34,10 @@ class EndingKind(StrEnum):
         return self is EndingKind.RANK_DIED
 
 
+WARNED_ENDINGS = frozenset({EndingKind.STOPPED, EndingKind.LOST_WARNED})
+"""Endings that a warning asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How an attempt ended: kind, sentence and remedy, and the step it had reached."""
@@ -154,7 +158,7 @@ def next_move(
         return NextMove.STAY_CANCELLED
     if without_progress > max_relaunches:
         return NextMove.GIVE_UP
-    if ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED):
+    if ending.kind in WARNED_ENDINGS:
         return NextMove.RELAUNCH if keeps_allocation else NextMove.CONTINUE
     return NextMove.RELAUNCH if ending.kind.is_retried_in_place else NextMove.GIVE_UP
 
@@ -180,6 +184,8 @@ def attempts_without_progress(events: Sequence[Mapping[str, Any]]) -> int:
             furthest, count = int(event["step"]), 0
         elif event.get("event") == "submitted":
             count = 0
+        elif event.get("event") == "resumed":
+            furthest = min(furthest, int(event.get("step", furthest)))  # a broken checkpoint may take it back
         elif event.get("event") == "ended" and event.get("cause") != "preempted":
             count += 1
     return count

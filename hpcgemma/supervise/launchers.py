@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from hpcgemma.runs.folder import RunFolder
 
 TRAINER = (sys.executable, "-P", "-u", "-m", "hpcgemma.train")
 _KILL_AFTER_S = 5.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class RankGroup(Protocol):
         """End every rank now, and wait until none is left."""
 
 
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the supervisor dies (prctl(2), PR_SET_PDEATHSIG): then the rank saves and ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
 def _exit_of(rank: int | None, returncode: int) -> RankExit:
     if returncode < 0:
         return RankExit(rank, None, -returncode)
@@ -78,6 +85,7 @@ class LocalRanks:
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
+                        preexec_fn=_end_with_parent,
                     )
                 )
         self._failed_at: float | None = None

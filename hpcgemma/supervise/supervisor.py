@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -20,8 +21,8 @@ from hpcgemma.supervise.allocation import Allocation, read_allocation
 from hpcgemma.supervise.attempt import Attempt
 from hpcgemma.supervise.cause import WarningCause, ask_cause
 from hpcgemma.supervise.endings import (
+    WARNED_ENDINGS,
     Ending,
-    EndingKind,
     NextMove,
     attempts_without_progress,
     next_move,
@@ -32,6 +33,7 @@ _INSIDE_TIMEOUT_S = 20
 """Seconds for a Slurm command inside the job, where the time to save is short."""
 _OWN_SUBMISSION_WAIT_S = 30
 _TRY_TO_GO_ON_S = 1800
+_LAST_WORDS = ("submitted", "finished", "failed", "cancelled")
 _BETWEEN_TRIES_S = 5
 
 
@@ -83,10 +85,13 @@ class Supervisor:
             self._say(f"attempt {number} on {self.allocation.node_list}: {self.plan.world_size} ranks")
             ending = Attempt(self.plan, self.folder, self.allocation, number, self.flags, self._warning_passed_on).run()
             move = self._conclude(number, ending)
+            if move is NextMove.RELAUNCH and self._continued is not None:
+                move = NextMove.CONTINUE  # a successor has taken over; this job may not touch the run again
             if move is not NextMove.RELAUNCH:
                 return self._leave(move, ending)
-            self.cause = None
-            self.flags.forget()
+            if ending.kind in WARNED_ENDINGS:  # a warning that came since then is still to be dealt with
+                self.cause = None
+                self.flags.forget()
             self.folder.record("relaunched", attempt=number + 1, job_id=self.allocation.job_id)
 
     def _is_superseded(self) -> bool:
@@ -98,7 +103,7 @@ class Supervisor:
         deadline = time.monotonic() + _OWN_SUBMISSION_WAIT_S
         while True:
             events = self._events()
-            last = next((e for e in reversed(events) if e["event"] in ("submitted", "finished", "cancelled")), None)
+            last = next((e for e in reversed(events) if e.get("event") in _LAST_WORDS), None)
             if last is not None and last["event"] != "submitted":
                 return True
             current = current_job_id(events)
@@ -116,7 +121,10 @@ class Supervisor:
         self._say(f"{self.flags.warned} came ({self.cause.value}): the ranks save")
         final_notice = self.flags.terminated_at is not None and self.allocation.on_slurm
         if final_notice and self.plan.continue_by == "successor" and self._may_continue():
-            self._go_on()
+            try:
+                self._go_on(may_requeue=False)  # that would cut the save short
+            except SchedulerError as error:
+                self._say(f"{error.problem}; trying again after the save")
 
     def _ask_cause(self) -> WarningCause:
         if not self.allocation.on_slurm:
@@ -130,9 +138,10 @@ class Supervisor:
         )
 
     def _conclude(self, number: int, ending: Ending) -> NextMove:
-        was_warned = ending.kind in (EndingKind.STOPPED, EndingKind.LOST_WARNED)
-        if was_warned and self.cause is None:
-            # The warning went to the ranks only, as at preemption, or they were done before it was passed on.
+        was_warned = ending.kind in WARNED_ENDINGS
+        if was_warned and self.cause in (None, WarningCause.SIGNALLED):
+            # The warning went to the ranks only, as at preemption; or they were done before it was passed on; or
+            # another one may have come since.
             self.cause = self._ask_cause()
         facts: dict[str, Any] = {"cause": self.cause.value} if was_warned and self.cause else {}
         self.folder.record(
@@ -160,17 +169,18 @@ class Supervisor:
         return self.cause is not WarningCause.CANCELLED and not self._is_cancelled_here()
 
     def _is_cancelled_here(self) -> bool:
-        last = [e["event"] for e in self._events() if e["event"] in ("submitted", "cancelled")]
+        last = [e["event"] for e in self._events() if e.get("event") in ("submitted", "cancelled")]
         return last[-1:] == ["cancelled"]
 
-    def _go_on(self) -> None:
+    def _go_on(self, *, may_requeue: bool = True) -> None:
         if self._continued is not None:
             return
         if self.cause is WarningCause.REQUEUED:
             self._note_continued(ways.Continued("requeue", self.allocation.job_id))
             return
         way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client)
-        fallback = ways.Requeue(self.allocation, self.client) if isinstance(way, ways.Successor) else None
+        with_fallback = may_requeue and isinstance(way, ways.Successor)
+        fallback = ways.Requeue(self.allocation, self.client) if with_fallback else None
         self._note_continued(ways.go_on(way, fallback))
 
     def _go_on_at_last(self, ending: Ending) -> None:
@@ -207,6 +217,7 @@ class Supervisor:
                 )
                 self._fail(ending.sentence + again, ending.hint)
             case _:
+                self._take_back_successor()
                 if self.allocation.on_slurm and not self._is_cancelled_here():
                     self.folder.record("cancelled", job_id=self.allocation.job_id, by="scancel")
                 self._say("cancelled: it does not go on by itself")
@@ -223,6 +234,7 @@ class Supervisor:
 
     def _fail(self, sentence: str, hint: str) -> None:
         name = self.plan.run_name
+        self._take_back_successor()
         hint = hint or f"hpcgemma logs {name}; when mended: hpcgemma resume {name}"
         self.folder.record("failed", sentence=sentence, hint=hint, job_id=self.allocation.job_id)
         self._say(f"failed: {sentence}")
@@ -233,7 +245,11 @@ class Supervisor:
 
     def _say(self, sentence: str) -> None:
         line = f"hpcgemma {time.strftime('%H:%M:%S')} {sentence}"
-        print(line, flush=True)
+        with contextlib.suppress(OSError):  # a full disk costs the line, not the run
+            print(line, flush=True)
         if self._attempt:
-            with self.folder.supervisor_log(self._attempt).open("a", encoding="utf-8") as log:
+            with (
+                contextlib.suppress(OSError),
+                self.folder.supervisor_log(self._attempt).open("a", encoding="utf-8") as log,
+            ):
                 log.write(line + "\n")

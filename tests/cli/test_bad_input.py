@@ -138,3 +138,28 @@ def test_the_account_comes_from_option_environment_or_config(call: Call, own_fol
     (folder / "config.yaml").write_text("accounts: {leonardo: C}\n")
     call(*leonardo, code=0)
     assert not (tmp_path / "runs").exists(), "a dry run leaves nothing behind"
+
+
+def test_a_broken_index_hides_no_other_run(call: Call, own_folders: Path, tmp_path: Path) -> None:
+    index = own_folders / "data" / "runs"
+    index.mkdir(parents=True)
+    (index / "a.json").write_text("{")
+    (index / "b.json").write_text("[1]")
+    (index / "c.json").write_text('{"run_id": "c", "name": null, "path": null, "profile": 1, "recipe": 1}')
+    assert "no runs yet" in call("status", code=0)
+    for word in ("~nobody-at-all", "x" * 300, "\u00e9"):
+        assert "no run of hpcgemma is called" in call("status", word, code=2)
+
+
+def test_a_folder_with_a_foreign_run_file_is_named_and_not_resumed(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    (folder / "submitit").mkdir(parents=True)
+    (folder / "run.yaml").write_text("hello: world\n")
+    assert "is not a run file" in call("resume", str(folder), code=1)
+    (folder / "run.yaml").write_text("run_id: x\nplan: {}\nschema_version: 99\n")
+    assert "was written by another version" in call("status", str(folder), code=1)
+
+
+def test_a_runs_folder_with_an_unset_variable_is_refused(call: Call) -> None:
+    error = call(*TINY, "--runs-dir", "$NOT_SET_ANYWHERE/runs", code=2)
+    assert "names a variable that is not set here" in error

@@ -129,3 +129,35 @@ def test_logs_show_a_rank_an_attempt_and_the_supervisor(terminal: Terminal, refe
     assert "rank-0.log, rank-1.log" in missing.stderr
     followed = terminal.call("logs", reference.name, "-f")
     assert "COMPLETED: finished at step 120" in followed.stderr
+
+
+def test_ranks_do_not_outlive_a_supervisor_that_was_killed(terminal: Terminal, reference: Training) -> None:
+    run = terminal.submit("orphaned", "local")
+    run.wait_for_step(20)
+    run.freeze()
+    ranks = run.rank_pids()
+    os.kill(int(run.job_id), signal.SIGSTOP)  # submitit's controller, so that it does not see its task end
+    os.kill(supervisor_pid(run), signal.SIGKILL)
+    run.thaw()
+    wait_until("the ranks' end", lambda: not run.rank_pids())
+    assert ranks
+    os.kill(int(run.job_id), signal.SIGCONT)
+    wait_until("the run to be seen as ended", lambda: run.status()["state"] == "INTERRUPTED")
+    terminal.call("resume", run.name)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert_same_training(run, reference)
+
+
+def test_two_terminals_that_resume_at_once_start_one_job(terminal: Terminal, reference: Training) -> None:
+    run = terminal.submit("twice", "local")
+    run.wait_for_step(20)
+    run.freeze()
+    terminal.call("cancel", run.name)
+    run.thaw()
+    wait_until("the cancelled run's end", lambda: run.status()["state"] == "CANCELLED")
+    both = [terminal.start("resume", run.name) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert sum("goes on as job" in each for each in said) == 1, said
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert len(run.events("submitted")) == 2
+    assert_same_training(run, reference)

@@ -97,6 +97,11 @@ def test_a_silent_scheduler_makes_a_run_unknown_never_failed() -> None:
     assert found == (RunStatus.UNKNOWN, "the controller does not answer; last known: started")
 
 
+def test_a_run_that_never_got_a_job_can_be_resumed_but_only_when_that_is_known() -> None:
+    assert status([], SchedulerAnswer())[0] is RunStatus.INTERRUPTED
+    assert status([], SchedulerAnswer(problem="silence"))[0] is RunStatus.UNKNOWN
+
+
 def test_a_job_the_scheduler_forgot_is_interrupted() -> None:
     assert status([SUBMITTED, STARTED], SchedulerAnswer()) == (
         RunStatus.INTERRUPTED,

@@ -115,6 +115,8 @@ def test_only_failures_since_the_last_new_checkpoint_count() -> None:
     assert attempts_without_progress([died, saved(4), died]) == 1
     assert attempts_without_progress([saved(4), died, saved(4), died]) == 2
     assert attempts_without_progress([died, died, {"event": "submitted"}]) == 0
+    back = {"event": "resumed", "step": 2}
+    assert attempts_without_progress([saved(8), died, back, saved(6), died]) == 1, "a broken checkpoint took it back"
 
 
 def test_jobs_too_short_for_a_single_step_are_given_up_but_preemption_never_counts() -> None:
