@@ -74,6 +74,19 @@ def has_ended(events: Events) -> bool:
     return any(event.get("event") in ("finished", "failed") for event in _since_submission(events))
 
 
+def is_superseded(events: Events, job_id: str) -> bool | None:
+    """Return whether a job must leave the run alone: another took over, or the run ended after its submission.
+
+    Returns:
+        None where nothing is recorded of the job yet.
+    """
+    if not any(str(event.get("job_id")) == job_id for event in events):
+        return None
+    words = [event for event in events if event.get("event") in ("submitted", "finished", "failed", "cancelled")]
+    is_over = bool(words) and words[-1].get("event") != "submitted"
+    return is_over or current_job_id(events) != job_id
+
+
 def count_attempts(events: Events) -> int:
     """Return how often the ranks were started."""
     return sum(event.get("event") == "started" for event in events)

@@ -13,7 +13,7 @@ from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.state import current_job_id
+from hpcgemma.runs.state import current_job_id, is_superseded
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.refusals import SubmitRefused
 from hpcgemma.supervise import continuation as ways
@@ -33,7 +33,6 @@ _INSIDE_TIMEOUT_S = 20
 """Seconds for a Slurm command inside the job, where the time to save is short."""
 _OWN_SUBMISSION_WAIT_S = 30
 _TRY_TO_GO_ON_S = 1800
-_LAST_WORDS = ("submitted", "finished", "failed", "cancelled")
 _BETWEEN_TRIES_S = 5
 
 
@@ -95,7 +94,7 @@ class Supervisor:
             self.folder.record("relaunched", attempt=number + 1, job_id=self.allocation.job_id)
 
     def _is_superseded(self) -> bool:
-        """Whether this job must not touch the run: a successor took over, or the run is over.
+        """Whether this job must not touch the run: another took over, or the run is over.
 
         The launcher records its submission a moment after sbatch answered, so a job of which nothing is known
         waits a little for that line.
@@ -103,15 +102,11 @@ class Supervisor:
         deadline = time.monotonic() + _OWN_SUBMISSION_WAIT_S
         while True:
             events = self._events()
-            last = next((e for e in reversed(events) if e.get("event") in _LAST_WORDS), None)
-            if last is not None and last["event"] != "submitted":
-                return True
-            current = current_job_id(events)
-            if current == self.allocation.job_id:
-                return False
-            known = any(str(event.get("job_id")) == self.allocation.job_id for event in events)
-            if known or time.monotonic() > deadline:
-                return known
+            superseded = is_superseded(events, self.allocation.job_id)
+            if superseded is not None:
+                return superseded
+            if time.monotonic() > deadline:
+                return current_job_id(events) is not None
             time.sleep(0.2)
 
     def _warning_passed_on(self) -> None:

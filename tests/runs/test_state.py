@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from hpcgemma.runs.state import RunStatus, SchedulerAnswer, count_attempts, current_job_id, decide_state
+from hpcgemma.runs.state import (
+    RunStatus,
+    SchedulerAnswer,
+    count_attempts,
+    current_job_id,
+    decide_state,
+    is_superseded,
+)
 from hpcgemma.slurm.records import JobRecord
 
 Event = dict[str, Any]
@@ -123,3 +130,19 @@ def test_a_state_that_slurm_invents_tomorrow_does_not_crash() -> None:
 
 def test_attempts_are_counted_by_their_starts() -> None:
     assert count_attempts([SUBMITTED, STARTED, STOPPED, STARTED]) == 2
+
+
+def test_only_the_runs_current_job_may_touch_it() -> None:
+    assert is_superseded([SUBMITTED], "7") is False
+    assert is_superseded([SUBMITTED, STARTED, STOPPED, REQUEUED], "7") is False
+    taken_over = [SUBMITTED, STARTED, STOPPED, SUCCESSOR]
+    assert is_superseded(taken_over, "7") is True, "Slurm may requeue the old job all the same"
+    assert is_superseded(taken_over, "8") is False
+    for end in ("finished", "failed", "cancelled"):
+        assert is_superseded([*taken_over, {"event": end}], "8") is True
+
+
+def test_a_resumed_job_that_starts_before_its_submission_is_recorded_waits_for_that_line() -> None:
+    over: list[Event] = [SUBMITTED, STARTED, {"event": "failed", "job_id": "7"}]
+    assert is_superseded(over, "9") is None
+    assert is_superseded([*over, {"event": "submitted", "job_id": "9"}], "9") is False
