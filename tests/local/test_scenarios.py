@@ -31,7 +31,10 @@ def test_a_run_completes_and_is_described_in_words_and_json(terminal: Terminal, 
 def test_a_warned_run_saves_and_goes_on_by_itself(terminal: Terminal, reference: Training) -> None:
     run = terminal.submit("warned", "local")
     run.wait_for_step(30)
+    run.freeze()
     os.kill(supervisor_pid(run), signal.SIGUSR2)
+    run.wait_for_event("warned")
+    run.thaw()
     assert run.wait_for_end()["state"] == "COMPLETED"
     [continued] = run.events("continued")
     assert continued["by"] == "requeue"
@@ -103,8 +106,10 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_look_again(terminal: Termin
     watching = terminal.start("submit", "--profile", "local", "--recipe", str(RECIPE), "--name", "watched", "--wait")
     run = Training(terminal, "watched", reference.folder.parent / "watched", "")
     wait_until("the first steps", lambda: run.step() >= 10)
+    run.freeze()
     os.killpg(watching.pid, signal.SIGINT)
     _, err = watching.communicate(timeout=30)
+    run.thaw()
     assert watching.returncode == 130
     assert "The run goes on without you. Look again: hpcgemma status watched" in err
     assert run.wait_for_end()["state"] == "COMPLETED"

@@ -77,6 +77,7 @@ def test_two_nodes_of_two_ranks_are_queued_run_and_completed_and_survive_preempt
     cluster.run("scancel", blocker)
 
     run.wait_for_step(25)
+    run.freeze()
     running = run.status()
     assert (running["state"], running["sentence"]) == ("RUNNING", "training")
     assert running["step"] >= 25
@@ -111,7 +112,10 @@ def test_a_signal_by_hand_saves_and_goes_on_in_the_same_allocation(
 ) -> None:
     run = login.submit("signalled", SUCCESSOR, *TWO_NODES)
     run.wait_for_step(30)
+    run.freeze()
     cluster.run("scancel", "--signal=USR2", "--batch", run.job_id)
+    run.wait_for_event("warned")
+    run.thaw()
     assert run.wait_for_end()["state"] == "COMPLETED"
     assert run.events("ended")[0]["cause"] == "a signal by hand"
     assert run.events("relaunched")
