@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,9 +19,8 @@ from hpcgemma.errors import HpcGemmaError
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train import generation
-from hpcgemma.train.adapters import add_adapters, keep_trained_weights_in_fp32
 from hpcgemma.train.checkpointing import Checkpointing
-from hpcgemma.train.data.batches import MicroBatch, TrainingBatches, collate
+from hpcgemma.train.data.batches import MicroBatch, TrainingBatches
 from hpcgemma.train.data.order import total_steps
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.environment import Environment
@@ -31,16 +29,11 @@ from hpcgemma.train.failures import NonFiniteLossError
 from hpcgemma.train.final import write_final
 from hpcgemma.train.heartbeat import Heartbeat
 from hpcgemma.train.introduction import introduce
-from hpcgemma.train.loss import backward, seed_dropout, summed_loss
+from hpcgemma.train.learner import Learner, StepResult
 from hpcgemma.train.metrics import MetricsLog, StepMetrics, say
-from hpcgemma.train.model import build_model
-from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.runfile import recipe_fingerprint
-from hpcgemma.train.schedules import rate_share
 from hpcgemma.train.signals import StopRequest, signal_name
-from hpcgemma.train.strategies import Strategy
-from hpcgemma.train.strategies.ddp import DataParallel
 
 _UNSTABLE = "in a new run, try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32"
 
@@ -55,16 +48,6 @@ class TrainingEnd:
     total_steps: int
     signal: str | None
     """The signal that asked for the stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step left on the device; reading it waits for the device, so that is done only to log or save."""
-
-    summed_loss: torch.Tensor
-    """Cross-entropy of this rank's learned tokens, a scalar."""
-    gradient_norm: torch.Tensor
-    """Norm of all ranks' gradient before clipping, a scalar."""
 
 
 class Trainer:
@@ -107,31 +90,22 @@ class Trainer:
         self.total_steps = total_steps(len(self.prepared.train), recipe.training)
         heartbeat.total_steps = self.total_steps
 
-        model, attention = build_model(recipe, self.prepared, device)
-        if recipe.lora is not None:
-            model = add_adapters(model, recipe.lora, recipe.training.seed)
-        keep_trained_weights_in_fp32(model)
-        model.train()
-        transformers_model: Any = model
-        self.model = transformers_model
-        if recipe.training.activation_checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-        if recipe.training.compile:
-            model.compile(dynamic=True)
-        self.strategy: Strategy = DataParallel(model, device)
-        self.optimizer = build_optimizer(model, recipe.optimizer)
+        self.learner = Learner(recipe, self.prepared, self.batches, ranks, device, self.total_steps)
+        self.model = self.learner.model
         self.checkpointing = Checkpointing(
             folder,
             ranks,
-            model,
-            self.optimizer,
+            self.model,
+            self.learner.optimizer,
             run_id=run_id,
             recipe_fingerprint=recipe_fingerprint(recipe),
             data_fingerprint=self.prepared.fingerprint,
             keep=recipe.checkpoint.keep,
         )
         if ranks.is_first:
-            introduce(self.model, recipe, self.prepared, self.batches, ranks, self.total_steps, attention, device)
+            introduce(
+                self.model, recipe, self.prepared, self.batches, ranks, self.total_steps, self.learner.attention, device
+            )
 
     def run(self) -> TrainingEnd:
         """Train to the end, or to a stop."""
@@ -156,7 +130,8 @@ class Trainer:
     def _train(self) -> TrainingEnd:
         progress = self.progress
         if not self._is_over():
-            self._rehearse()
+            self.heartbeat.beat("rehearsing")
+            self.learner.rehearse()
         if progress.step == 0 and not self._score_answers("untrained"):
             return self._ending("stopped")
         micro_batches = iter(self._loader())
@@ -182,49 +157,11 @@ class Trainer:
 
     def _step(self, micro_batches: Iterator[MicroBatch]) -> None:
         """Take one optimizer step."""
-        step, training = self.progress.step, self.recipe.training
+        step = self.progress.step
         self.heartbeat.beat("training", step)
-        _, targets = self.batches.tokens_of_step(step)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for place in range(self.batches.per_step):
-            batch = next(micro_batches).to(self.device)
-            is_last = place == self.batches.per_step - 1
-            seed_dropout(training.seed, step, place, self.ranks.rank)
-            with nullcontext() if is_last else self.strategy.adding_up():
-                with self._autocast():
-                    loss = summed_loss(self.strategy.model, batch)
-                # DDP averages over ranks; multiplied by their number, the average is the sum.
-                backward(loss * (self.ranks.world_size / targets))
-            total += loss.detach().double()
-        norm = self.strategy.gradient_norm(training.max_grad_norm)
-        set_learning_rate(self.optimizer, self._learning_rate(step))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.result = self.learner.take_step(step, micro_batches)
         self.progress.step += 1
-        self.progress.samples += training.global_batch
-        if training.empty_cache_every_steps and self.progress.step % training.empty_cache_every_steps == 0:
-            torch.cuda.empty_cache()
-        self.result = StepResult(total, norm)
-
-    def _rehearse(self) -> None:
-        """Take the longest rows through the model once and throw the result away.
-
-        It shows in the first minute whether memory suffices. And it makes a resumed training equal to an
-        uninterrupted one: DDP orders its buckets anew after its first backward pass, and with three or more ranks the
-        order of a sum decides its last bit.
-        """
-        self.heartbeat.beat("rehearsing")
-        training, prepared = self.recipe.training, self.prepared
-        pad = prepared.special["pad"]
-        longest = collate(prepared.train, prepared.train.longest(training.micro_batch), pad).to(self.device)
-        for _ in range(2):
-            with self._autocast():
-                loss = summed_loss(self.strategy.model, longest)
-            backward(loss)
-            self.optimizer.zero_grad(set_to_none=True)
-        held_out = collate(prepared.eval, prepared.eval.longest(training.eval_micro_batch), pad).to(self.device)
-        with torch.no_grad(), self._autocast():
-            summed_loss(self.model, held_out)
+        self.progress.samples += self.recipe.training.global_batch
 
     def _evaluate(self) -> bool:
         """Measure the held-out loss and return whether it is the lowest so far."""
@@ -235,7 +172,7 @@ class Trainer:
             self.ranks,
             self.device,
             micro_batch=self.recipe.training.eval_micro_batch,
-            autocast=self._autocast,
+            autocast=self.learner.autocast,
             stop_is_agreed=self._stop_is_agreed,
         )
         if loss is None:
@@ -300,7 +237,7 @@ class Trainer:
             self.device,
             spec,
             micro_batch=self.recipe.training.eval_micro_batch,
-            autocast=self._autocast,
+            autocast=self.learner.autocast,
             stop_is_agreed=self._stop_is_agreed,
         )
         if given is None:
@@ -329,7 +266,7 @@ class Trainer:
                 samples=progress.samples,
                 epoch=progress.samples / len(self.prepared.train),
                 loss=loss,
-                learning_rate=self._learning_rate(step),
+                learning_rate=self.learner.learning_rate(step),
                 grad_norm=norm,
                 tokens=tokens,
                 target_tokens=targets,
@@ -363,14 +300,6 @@ class Trainer:
         return self.batches.from_step(
             self.progress.step, self.total_steps, workers=data.num_workers, pin=data.pin_memory
         )
-
-    def _learning_rate(self, step: int) -> float:
-        share = rate_share(self.recipe.schedule, step, self.total_steps)
-        return self.recipe.optimizer.learning_rate * share
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        is_bf16 = self.recipe.training.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
 
     def _evaluation_is_due(self) -> bool:
         progress, every = self.progress, self.recipe.evaluation.every_steps

@@ -22,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def require_cgroup() -> None:
+    """Skip the test where this machine cannot track processes by cgroup."""
+    if not cgroup_available():
+        pytest.skip("this machine has no writable cgroup v1 freezer, which proctrack/cgroup needs")
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """A cluster with accounting, shared by all tests of the session: leave it as you found it."""
@@ -39,7 +45,6 @@ def small_cluster() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="module")
 def cgroup_cluster() -> Iterator[SlurmCluster]:
     """A cluster that tracks processes by cgroup, as production does, where this machine has cgroup v1."""
-    if not cgroup_available():
-        pytest.skip("this machine has no writable cgroup v1 freezer, which proctrack/cgroup needs")
+    require_cgroup()
     with SlurmCluster(accounting=False, proctrack="cgroup", grace_time_s=10) as cluster:
         yield cluster

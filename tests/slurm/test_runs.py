@@ -13,7 +13,8 @@ import pytest
 
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
-from .cluster import SlurmCluster, cgroup_available
+from .cluster import SlurmCluster
+from .conftest import require_cgroup
 
 PROFILES = Path(__file__).parent.parent / "profiles"
 SUCCESSOR = str(PROFILES / "leonardo_test.yaml")
@@ -224,8 +225,7 @@ def test_where_the_site_sends_the_user_signal_a_preempted_run_goes_on_too(
 def test_where_processes_are_tracked_by_cgroup_preemption_and_a_killed_rank_are_survived_too(
     terminal: Terminal, reference: Training
 ) -> None:
-    if not cgroup_available():
-        pytest.skip("this machine has no writable cgroup v1 freezer, which proctrack/cgroup needs")
+    require_cgroup()
     with SlurmCluster(accounting=False, grace_time_s=60, proctrack="cgroup") as cluster:
         run = LoginNode(terminal, cluster).submit("cgroup", SUCCESSOR, *TWO_NODES)
         ended = preempt(run, cluster)
