@@ -9,20 +9,20 @@ CONSTRAINTS := constraints.txt
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(VENV)/.installed  ## Create .venv and install hpcgemma with the trainer
+install: $(VENV)/.installed  ## Create .venv and install hpcgemma with all that its recipes need
 
 # pip (not uv or poetry) is what finds a CPU build of torch where one is at hand; constraints.txt pins every version.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	sh tools/install_venv.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,deepspeed,quantization]'
 	@touch $@
 
 install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,deepspeed,quantization,dev]'
 	@touch $@
 
 demo: install  ## Train, resume-safe, on this machine: the embedded default, in a few minutes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -214,8 +214,16 @@ def with_settings(document: Document, settings: Sequence[str]) -> Document:
     return result
 
 
-def build(model: type[ModelT], document: Document, *, subject: str) -> ModelT:
+def build(
+    model: type[ModelT], document: Document, *, subject: str, foreign_names: Mapping[str, str] | None = None
+) -> ModelT:
     """Return the typed object of a document.
+
+    Args:
+        model: Its type.
+        document: What was read.
+        subject: What the document is, for messages.
+        foreign_names: Names of fields in other tools, and where they are here.
 
     Raises:
         ConfigError: Every unknown field, wrong type and missing value, each with its place and what is valid.
@@ -223,11 +231,12 @@ def build(model: type[ModelT], document: Document, *, subject: str) -> ModelT:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        problems = [_problem(model, document, detail) for detail in error.errors(include_url=False)]
+        names = foreign_names or {}
+        problems = [_problem(model, document, detail, names) for detail in error.errors(include_url=False)]
         raise ConfigError(subject, problems, "mend what is listed; nothing was submitted") from error
 
 
-def _problem(model: type[BaseModel], document: Document, detail: Any) -> Problem:
+def _problem(model: type[BaseModel], document: Document, detail: Any, foreign_names: Mapping[str, str]) -> Problem:
     key: Key = tuple(detail["loc"])
     name = ".".join(map(str, key))
     place = next(
@@ -236,10 +245,8 @@ def _problem(model: type[BaseModel], document: Document, detail: Any) -> Problem
     )
     match detail["type"]:
         case "extra_forbidden":
-            valid = sorted(_section(model, key[:-1]).model_fields)
-            close = difflib.get_close_matches(str(key[-1]), valid, n=1)
-            meant = f"did you mean {close[0]!r}? " if close else ""
-            return Problem(place=place, field=name, message="unknown field", hint=f"{meant}valid: {', '.join(valid)}")
+            hint = _where_instead(model, key, foreign_names)
+            return Problem(place=place, field=name, message="unknown field", hint=hint)
         case "missing":
             return Problem(place=place, field=name, message="is missing", hint=_doc(model, key))
         case "literal_error":
@@ -261,6 +268,28 @@ def _problem(model: type[BaseModel], document: Document, detail: Any) -> Problem
                 message=f"{shown!r}: {message[:1].lower()}{message[1:]}" if shown != "this" else message,
                 hint=_doc(model, key),
             )
+
+
+def _where_instead(model: type[BaseModel], key: Key, foreign_names: Mapping[str, str]) -> str:
+    """Return where an unknown field is: what other tools call so, one of the same name elsewhere, or a close one."""
+    name = str(key[-1])
+    if name in foreign_names:
+        return f"here it is {foreign_names[name]}"
+    valid = sorted(_section(model, key[:-1]).model_fields)
+    close = difflib.get_close_matches(name, valid, n=1)
+    elsewhere = [path for path in _all_fields(model) if path.rpartition(".")[2] == name]
+    if len(elsewhere) == 1 and not close:
+        return f"it is {elsewhere[0]}"
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}valid: {', '.join(valid)}"
+
+
+def _all_fields(model: type[BaseModel]) -> Iterator[str]:
+    """Yield the dotted path of every field."""
+    for name, info in model.model_fields.items():
+        yield name
+        for section in _models_in(info.annotation):
+            yield from (f"{name}.{path}" for path in _all_fields(section))
 
 
 def _section(model: type[BaseModel], key: Key) -> type[BaseModel]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hpcgemma.errors import ConfigError, HpcGemmaError, InputError, Problem
+from hpcgemma.memory import StrategyName
 from hpcgemma.profiles import Profile, QueueSpec
 from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.shapes import shape_of
+from hpcgemma.strategy import Processes, choose_strategy
 from hpcgemma.walltime import MAX_WALLTIME_MIN, format_walltime, parse_walltime
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -49,6 +53,9 @@ class Plan:
     signal_lead_s: int
     max_relaunches: int
     accumulation_steps: int
+    strategy: StrategyName
+    strategy_reason: str
+    """One sentence: why this strategy."""
     offline: bool
     socket_interface: str | None
     modules_purge: bool
@@ -104,6 +111,7 @@ def make_plan(
     run_id: str,
     account: str | None = None,
     walltime: str | None = None,
+    model_config: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Return the plan of a run.
 
@@ -114,6 +122,7 @@ def make_plan(
         run_id: Identity of the run, letters and digits.
         account: Account that pays; None where the site needs none.
         walltime: Time limit of one job in sbatch's forms; None takes the recipe's, and none without a scheduler.
+        model_config: The model's transformers config, as far as it is known; None takes what the recipe says of it.
 
     Raises:
         ConfigError: Everything about the run that this cluster cannot do, each with what it can.
@@ -159,6 +168,8 @@ def make_plan(
             _hint(profile, problems),
         )
 
+    shape = shape_of(recipe.model.config if model_config is None else model_config, recipe.model.kind)
+    choice = choose_strategy(recipe, shape, _processes(profile, recipe))
     on_slurm = profile.scheduler == "slurm"
     memory_per_gpu_mb = resources.memory_per_gpu_mb or profile.request.memory_per_gpu_mb
     asks_gpus = on_slurm and profile.request.gpu_style != "none"
@@ -187,6 +198,8 @@ def make_plan(
         signal_lead_s=lead_s,
         max_relaunches=profile.continuation.max_relaunches,
         accumulation_steps=accumulation,
+        strategy=choice.name,
+        strategy_reason=choice.reason,
         offline=profile.network.compute_internet == "none",
         socket_interface=profile.network.socket_interface,
         modules_purge=profile.modules.purge,
@@ -194,6 +207,19 @@ def make_plan(
         unset=tuple(profile.modules.unset),
         env=tuple(profile.env.items()),
         poll_interval_s=profile.poll_interval_s,
+    )
+
+
+def _processes(profile: Profile, recipe: Recipe) -> Processes:
+    resources, gpu_memory_gib = recipe.resources, profile.node.gpu_memory_gib
+    on_gpus = profile.device == "cuda" or (profile.device == "auto" and gpu_memory_gib is not None)
+    host_memory_mb = resources.memory_per_gpu_mb or profile.request.memory_per_gpu_mb
+    host_memory_gib = host_memory_mb / 1024 if host_memory_mb else None
+    return Processes(
+        nodes=resources.nodes,
+        per_node=resources.gpus_per_node,
+        memory_gib=gpu_memory_gib if on_gpus else host_memory_gib,
+        on_gpus=on_gpus,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from hpcgemma.errors import ConfigError, InputError, Problem
+from hpcgemma.findings import Finding
+from hpcgemma.hub import hub_cache, is_cached
 from hpcgemma.plan import Plan
+from hpcgemma.recipes.contradictions import Surroundings, cautions, contradictions
+from hpcgemma.recipes.only_for import switching
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import NodeGroup
@@ -23,22 +26,32 @@ ROW_FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that would make the job fail, and the remedy."""
+def check_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
+    """Return everything about data, model and method that cannot work; it asks no scheduler.
 
-    problem: str
-    hint: str
-
-
-def check_recipe(plan: Plan, recipe: Recipe) -> list[Finding]:
-    """Return everything about data, model and method that cannot work; it asks no scheduler."""
+    Args:
+        plan: What is asked for.
+        recipe: What is trained; its strategy is the plan's.
+        model_config: What is known of the model's transformers config.
+    """
     return [
-        *_check_method(recipe),
+        *contradictions(recipe, _surroundings(plan, model_config)),
+        *_check_sources(recipe),
         *_check_data(recipe),
         *_check_model(plan, recipe),
         *_check_packages(recipe),
     ]
+
+
+def note_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
+    """Return what a person should know of a run that can be submitted all the same."""
+    return cautions(recipe, _surroundings(plan, model_config))
+
+
+def _surroundings(plan: Plan, model_config: Mapping[str, Any]) -> Surroundings:
+    return Surroundings(
+        nodes=plan.nodes, gpus_per_node=plan.ranks_per_node, device=plan.device, model_config=model_config
+    )
 
 
 def check_partition(plan: Plan, client: SlurmClient) -> list[Finding]:
@@ -89,25 +102,10 @@ def compare_with_nodes(plan: Plan, groups: list[NodeGroup]) -> list[Finding]:
     return findings
 
 
-def _check_method(recipe: Recipe) -> list[Finding]:
+def _check_sources(recipe: Recipe) -> list[Finding]:
     findings = []
-    if recipe.strategy.name != "ddp":
-        findings.append(
-            Finding(
-                f"strategy.name {recipe.strategy.name!r} is not trained by this version yet",
-                "--set strategy.name=ddp",
-            )
-        )
-    if recipe.model.quantization is not None:
-        findings.append(
-            Finding("model.quantization is not trained by this version yet", "--set model.quantization=null")
-        )
     if recipe.data.generator is None and recipe.data.train is None:
         findings.append(Finding("data.train is not set", "--set data.train=FILE.jsonl"))
-    if recipe.data.generator is not None and recipe.data.train is not None:
-        findings.append(
-            Finding("data.train and data.generator are both set", "--set data.generator=null to use the file")
-        )
     if recipe.model.path is None and "model_type" not in recipe.model.config:
         findings.append(
             Finding(
@@ -169,8 +167,7 @@ def _check_model(plan: Plan, recipe: Recipe) -> list[Finding]:
         return []
     if path.startswith(("/", "./", "../", "~")):
         return [Finding(f"model.path {path} is not a folder", "--set model.path=FOLDER_OR_HUB_NAME")]
-    snapshots = hub_cache() / f"models--{path.replace('/', '--')}" / "snapshots"
-    if plan.offline and not any(snapshots.glob("*/config.json")):
+    if plan.offline and not is_cached(path):
         return [
             Finding(
                 f"model.path {path!r} is not in the Hugging Face cache ({hub_cache()}), and the compute nodes of "
@@ -182,36 +179,42 @@ def _check_model(plan: Plan, recipe: Recipe) -> list[Finding]:
 
 
 def _check_packages(recipe: Recipe) -> list[Finding]:
+    findings = []
     wanted = ["torch", "transformers", "accelerate"] + (["peft"] if recipe.lora is not None else [])
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if not missing:
-        return []
-    return [
-        Finding(
-            f"the trainer's packages are not installed beside hpcgemma: {', '.join(missing)}",
-            "pip install 'hpcgemma[train]'",
+    missing = [name for name in wanted if not _is_installed(name)]
+    if missing:
+        findings.append(
+            Finding(
+                f"the trainer's packages are not installed beside hpcgemma: {', '.join(missing)}",
+                "pip install 'hpcgemma[train]'",
+            )
         )
+    findings += [
+        Finding(f"{field} needs the package {package}, which is not installed beside hpcgemma", fix)
+        for field, package, fix in _optional_packages(recipe)
+        if not _is_installed(package)
     ]
+    return findings
 
 
-def hub_cache() -> Path:
-    """Return the Hugging Face cache, as huggingface_hub finds it (HF_HUB_CACHE, HF_HOME)."""
-    chosen = os.environ.get("HF_HUB_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    return Path(home).expanduser() / "hub"
+def _optional_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Yield what a recipe needs beyond the trainer's packages: the field, the package, and how to get or avoid it."""
+    if recipe.strategy.name == "deepspeed":
+        fix = f"pip install 'hpcgemma[deepspeed]', or {switching(recipe, 'strategy', 'fsdp')}"
+        yield "strategy.name deepspeed", "deepspeed", fix
+    if recipe.strategy.name == "xla":
+        fix = "pip install 'hpcgemma[xla]', or without a TPU: --set strategy.name=auto"
+        yield "strategy.name xla", "torch_xla", fix
+    if recipe.model.quantization is not None:
+        fix = "pip install 'hpcgemma[quantization]', or --set model.quantization=null"
+        yield "model.quantization", "bitsandbytes", fix
+    if recipe.optimizer.name == "adamw_8bit":
+        fix = "pip install 'hpcgemma[quantization]', or --set optimizer.name=adamw"
+        yield "optimizer.name adamw_8bit", "bitsandbytes", fix
+    if recipe.training.liger_kernels:
+        fix = "pip install 'hpcgemma[liger]', or --set training.liger_kernels=false"
+        yield "training.liger_kernels", "liger_kernel", fix
 
 
-def refuse(findings: list[Finding]) -> None:
-    """Stop a submission that cannot work.
-
-    Raises:
-        ConfigError: There are findings; all are listed.
-    """
-    if not findings:
-        return
-    if len(findings) == 1:
-        raise InputError(findings[0].problem, findings[0].hint)
-    problems = [Problem(place="", field="", message=each.problem, hint=each.hint) for each in findings]
-    raise ConfigError("this run would fail", problems, "mend what is listed; nothing was submitted")
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hpcgemma.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpcgemma.findings import Finding
+    from hpcgemma.plan import Plan
 
 
 @click.command()
@@ -41,17 +49,20 @@ def submit(
     hpcgemma submit --profile leonardo --recipe gemma2_9b_lora --account NAME
     hpcgemma submit --profile local --recipe svg_captions_tiny --set training.epochs=1 --wait
     """
+    import dataclasses
     from pathlib import Path
 
-    from hpcgemma import preflight, userconfig
+    from hpcgemma import hub, preflight, userconfig
     from hpcgemma.cli import console, waiting
     from hpcgemma.executors import submission
+    from hpcgemma.findings import refuse
     from hpcgemma.plan import make_plan
     from hpcgemma.profiles import load_profile
     from hpcgemma.recipes import load_recipe
     from hpcgemma.recipes.paths import with_absolute_paths
     from hpcgemma.runs import store
     from hpcgemma.slurm.client import SlurmClient
+    from hpcgemma.strategy import with_strategy
     from hpcgemma.supervise.supervisor import supervise
 
     profile = load_profile(profile_name)
@@ -60,6 +71,7 @@ def submit(
     account = userconfig.resolve_account(account, profile, config)
     folder_of_runs = userconfig.resolve_runs_dir(runs_dir, profile, config, account)
 
+    model_config = hub.model_config(recipe)
     plan = make_plan(
         profile,
         recipe,
@@ -67,24 +79,72 @@ def submit(
         run_id=store.new_run_id(),
         account=account,
         walltime=walltime,
+        model_config=model_config,
     )
+    recipe = with_strategy(recipe, plan.strategy)
     client = SlurmClient()
-    findings = preflight.check_recipe(plan, recipe)
+    findings = preflight.check_recipe(plan, recipe, model_config)
+    notes = preflight.note_recipe(plan, recipe, model_config)
     if dry_run:
-        for finding in findings:
-            console.say(f"Warning: {finding.problem}\n   Try: {finding.hint}")
-        console.result(submission.preview(plan, folder_of_runs / plan.run_name))
+        show_preview(plan, submission.preview(plan, folder_of_runs / plan.run_name), findings, notes, as_json=as_json)
         return 0
     if plan.scheduler == "slurm":
         findings += preflight.check_partition(plan, client)
-    preflight.refuse(findings)
+    refuse(findings)
 
     entry, job_id = submission.submit_new(plan, profile, recipe, folder_of_runs, client, supervise)
     if as_json and not wait:
-        console.result_json({"name": entry.name, "run_id": entry.run_id, "job_id": job_id, "folder": entry.path})
+        console.result_json(
+            {
+                "name": entry.name,
+                "run_id": entry.run_id,
+                "job_id": job_id,
+                "folder": entry.path,
+                "strategy": plan.strategy,
+                "strategy_reason": plan.strategy_reason,
+                "notes": [dataclasses.asdict(note) for note in notes],
+            }
+        )
     elif not as_json:
+        show_notes(notes)
         console.say(f"submitted run {entry.name} as job {job_id}")
+        console.say(f"strategy {plan.strategy}: {plan.strategy_reason}")
         console.say(f"folder {entry.path}")
         if not wait:
             console.say(f"look: hpcgemma status {entry.name}")
     return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json) if wait else 0
+
+
+def show_preview(
+    plan: Plan, script: str, findings: Sequence[Finding], notes: Sequence[Finding], *, as_json: bool
+) -> None:
+    """Print what would be submitted, and what would be refused."""
+    import dataclasses
+
+    from hpcgemma.cli import console
+
+    if as_json:
+        console.result_json(
+            {
+                "name": plan.run_name,
+                "strategy": plan.strategy,
+                "strategy_reason": plan.strategy_reason,
+                "warnings": [dataclasses.asdict(finding) for finding in findings],
+                "notes": [dataclasses.asdict(note) for note in notes],
+                "script": script,
+            }
+        )
+        return
+    for finding in findings:
+        console.say(f"Warning: {finding.problem}\n   Try: {finding.hint}")
+    show_notes(notes)
+    console.say(f"strategy {plan.strategy}: {plan.strategy_reason}")
+    console.result(script)
+
+
+def show_notes(notes: Sequence[Finding]) -> None:
+    """Print what a person should know of a run that is submitted all the same."""
+    from hpcgemma.cli import console
+
+    for note in notes:
+        console.say(f"Note:  {note.problem}\nTry:   {note.hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpcgemma import assets, configfile
+from hpcgemma.recipes.foreign_names import FOREIGN_NAMES
 from hpcgemma.recipes.types import Recipe
 
 
@@ -22,4 +23,4 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     """
     path = assets.find("recipe", name)
     document = configfile.with_settings(configfile.read_document(path, "recipe"), settings)
-    return configfile.build(Recipe, document, subject=f"recipe {name!r}")
+    return configfile.build(Recipe, document, subject=f"recipe {name!r}", foreign_names=FOREIGN_NAMES)

@@ -20,8 +20,24 @@ class QuantizationSpec(Section):
     """Quantize the quantization constants too; saves 0.4 bits per weight."""
 
 
+class FreezeSpec(Section):
+    """Parts of the model that keep their weights while the rest is trained. Adapters freeze the model by themselves."""
+
+    embeddings: bool = False
+    """The input embeddings; where the output head is tied to them, the head too."""
+    head: bool = False
+    """The output head."""
+    layers: int = Field(0, ge=0)
+    """The first so many decoder layers."""
+    modules: list[str] = []
+    """Modules by name, such as vision_tower; with all that is in them."""
+
+
 class ModelSpec(Section):
     """Which model, and how it is loaded."""
+
+    kind: Literal["text", "vision"] = "text"
+    """text: a causal language model, also out of a checkpoint with a vision tower; vision: images and text."""
 
     path: str | None = None
     """Folder, or hub name, of pretrained weights; null starts from random weights of the shape in `config`."""
@@ -34,6 +50,8 @@ class ModelSpec(Section):
     """Attention implementation; auto takes one that applies the model's softcap exactly."""
     quantization: QuantizationSpec | None = None
     """Quantization of the frozen weights; null keeps them whole."""
+    freeze: FreezeSpec = FreezeSpec()
+    """What is not trained, where all parameters would be."""
 
 
 class LoraSpec(Section):
@@ -49,6 +67,8 @@ class LoraSpec(Section):
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
     """Names of the linear layers that get an adapter."""
+    dora: bool = False
+    """Train the weights' magnitude apart from their direction (DoRA, Liu et al. 2024)."""
     modules_to_save: list[str] = []
     """Modules trained whole beside the adapters; tied weights stay tied."""
 
@@ -101,29 +121,36 @@ class TokenizerSpec(Section):
 class OptimizerSpec(Section):
     """The optimizer."""
 
-    name: Literal["adamw"] = "adamw"
-    """AdamW (Loshchilov and Hutter 2019)."""
+    name: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
+    """adamw (Loshchilov and Hutter 2019); adamw_8bit: its states in 8 bits, by bitsandbytes (Dettmers et al. 2022);
+    adafactor: its second moment as one row and one column per matrix (Shazeer and Stern 2018)."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate."""
     betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
-    """Decay of the first and second moment."""
+    """Decay of the first and second moment. Only for adamw and adamw_8bit."""
     eps: float = Field(1e-8, gt=0)
-    """Added to the denominator."""
+    """Added to the denominator. Only for adamw and adamw_8bit."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay; not applied to norms and biases."""
     fused: bool = True
-    """One kernel for all parameters, where the device has it."""
+    """One kernel for all parameters, where the device has it. Only for adamw."""
+    clip_threshold: float = Field(1.0, gt=0)
+    """Root mean square to which a parameter's update is clipped. Only for adafactor."""
+    decay_exponent: float = Field(0.8, gt=0, le=1)
+    """At step t the second moment decays by 1 - t ** -decay_exponent. Only for adafactor."""
 
 
 class ScheduleSpec(Section):
     """Learning rate over the steps."""
 
-    name: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "cosine"
-    """Shape after the warm-up."""
+    name: Literal["constant", "linear", "cosine", "cosine_with_restarts", "wsd"] = "cosine"
+    """Shape after the warm-up; wsd: constant, then a linear fall (warmup, stable, decay; Hu et al. 2024)."""
     warmup: float = Field(0.0, ge=0)
     """Below 1: share of all steps; from 1 on: steps."""
     num_cycles: int = Field(1, gt=0)
-    """Cycles of cosine_with_restarts."""
+    """Cycles. Only for cosine_with_restarts."""
+    decay: float = Field(0.1, gt=0)
+    """Length of the fall. Up to 1: share of all steps; above: steps. Only for wsd."""
 
 
 class TrainingSpec(Section):
@@ -134,21 +161,31 @@ class TrainingSpec(Section):
     max_steps: int | None = Field(None, gt=0)
     """Optimizer steps to take at most; null: as many as the epochs give."""
     global_batch: int = Field(16, gt=0)
-    """Rows per optimizer step, over all GPUs; a multiple of micro_batch x GPUs."""
+    """Rows per optimizer step, over all GPUs; a multiple of micro_batch x GPUs, and under xla of 128."""
     micro_batch: int = Field(1, gt=0)
     """Rows per GPU and forward pass."""
     eval_micro_batch: int = Field(1, gt=0)
     """Rows per GPU and forward pass of an evaluation."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients are clipped to this norm; null does not clip."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16: weights and arithmetic of the model in bfloat16 autocast; fp32: all in float32."""
+    precision: Literal["bf16", "fp32", "fp16"] = "bf16"
+    """Arithmetic of the model. bf16: frozen weights too are held in bfloat16; fp32: all in float32. fp16 is refused:
+    Gemma 3 overflows in it."""
+    trained_weights: Literal["fp32", "bf16"] = "fp32"
+    """What trained weights, their gradients and the optimizer's states are held in. bf16 halves that memory, but an
+    update smaller than 1/256 of its weight is lost. Under deepspeed always fp32, beside a copy in what computes."""
     tf32: bool = True
     """TensorFloat-32 matrix products on GPUs that have them."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a fifth slower."""
     compile: bool = False
     """torch.compile the model."""
+    liger_kernels: bool = False
+    """Liger's fused layers (norms, rotary embedding, GeGLU); needs a GPU and the package liger-kernel."""
+    neftune_alpha: float | None = Field(None, gt=0)
+    """Noise on the input embeddings while training (NEFTune, Jain et al. 2023); null adds none."""
+    loss_chunk_tokens: int = Field(1024, gt=0)
+    """Learned tokens whose logits are in memory at once; the logits of a batch are never held whole."""
     empty_cache_every_steps: int | None = Field(None, gt=0)
     """Return cached GPU memory to the device every so many steps; null never does."""
     gpu_memory_fraction: float | None = Field(None, gt=0, le=1)
@@ -202,16 +239,29 @@ class CheckpointSpec(Section):
 class StrategySpec(Section):
     """How the work is spread over the GPUs."""
 
-    name: Literal["ddp", "deepspeed"] = "ddp"
-    """ddp: a whole copy on each GPU; deepspeed: states sharded by ZeRO."""
+    name: Literal["auto", "ddp", "fsdp", "deepspeed", "xla"] = "auto"
+    """ddp: a whole copy on each GPU; fsdp: weights, gradients and optimizer sharded by torch; deepspeed: sharded by
+    ZeRO; xla: a copy on each TPU core; auto chooses ddp or fsdp and says why."""
     zero_stage: Literal[1, 2, 3] | None = None
     """What ZeRO shards: 1 optimizer, 2 and gradients, 3 and weights. Only for deepspeed."""
     offload_optimizer: bool = False
-    """Keep the optimizer's state in host memory. Only for deepspeed."""
+    """Keep the optimizer's state in host memory. Only for deepspeed; fsdp offloads it with the parameters."""
+    offload_parameters: bool = False
+    """Keep sharded parameters in host memory. Only for fsdp, and for deepspeed with zero_stage 3."""
     reduce_bucket_size: int | None = Field(None, gt=0)
     """Elements reduced at once. Only for deepspeed."""
     allgather_bucket_size: int | None = Field(None, gt=0)
     """Elements gathered at once. Only for deepspeed."""
+    reshard_after_forward: bool = True
+    """Free a layer's gathered weights between forward and backward: less memory, one gathering more. Only for fsdp."""
+    hybrid_shard: bool = False
+    """Shard within each node and copy between nodes: less traffic between nodes. Only for fsdp."""
+    prefetch_layers: int = Field(1, ge=0)
+    """Layers gathered ahead of the one that computes. Only for fsdp."""
+    layer_class: str | None = None
+    """Class of the layers that are sharded one by one; null finds the model's decoder layers. Only for fsdp."""
+    expected_world_size: int | None = Field(None, gt=0)
+    """GPUs that the recipe's numbers were chosen for: others are warned of, and refused under fsdp."""
 
 
 class ResourcesSpec(Section):

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step, so that no schedule needs saving.
 
-The shapes are those of transformers' ``get_scheduler``; a test compares them. Like there, the first of the warm-up
-steps has rate 0.
+The shapes are those of transformers' ``get_scheduler`` (wsd falls in a straight line to 0 there too, with
+``decay_type="linear"``); a test compares them. Like there, the first of the warm-up steps has rate 0.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ def warmup_steps(schedule: ScheduleSpec, total_steps: int) -> int:
     return int(schedule.warmup)
 
 
+def decay_steps(schedule: ScheduleSpec, total_steps: int) -> int:
+    """Return the fall of wsd in steps: a share of all steps up to 1, steps above; never into the warm-up."""
+    wanted = math.ceil(schedule.decay * total_steps) if schedule.decay <= 1 else int(schedule.decay)
+    return min(wanted, total_steps - warmup_steps(schedule, total_steps))
+
+
 def rate_share(schedule: ScheduleSpec, step: int, total_steps: int) -> float:
     """Return the learning rate of a step as a share of the peak.
 
     Args:
-        schedule: Shape, warm-up and cycles.
+        schedule: Shape, warm-up, cycles and fall.
         step: Steps taken before this one.
         total_steps: Steps of the whole training.
     """
@@ -33,6 +39,8 @@ def rate_share(schedule: ScheduleSpec, step: int, total_steps: int) -> float:
         return 1.0
     if schedule.name == "linear":
         return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+    if schedule.name == "wsd":
+        return min(1.0, max(0.0, (total_steps - step) / max(1, decay_steps(schedule, total_steps))))
     progress = (step - warmup) / max(1, total_steps - warmup)
     if schedule.name == "cosine":
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,7 @@ CASES = {
     ),
     "recipe": (
         ("submit", "--profile", "local", "--recipe", "nope"),
-        "Error: there is no recipe named 'nope'\nTry:   valid: gemma2_9b_lora, svg_captions_tiny\n",
+        "Error: there is no recipe named 'nope'\nTry:   valid: gemma2_2b_qlora, gemma2_2b_qlora_tiny, gemma2_9b_lora, ",
     ),
     "data file": (
         (*TINY, "--set", "data.generator=null", "--set", "data.train=gone.jsonl"),
@@ -60,7 +61,36 @@ CASES = {
     ),
     "quantization": (
         (*TINY, "--set", "model.quantization={bits: 4}"),
-        "Error: model.quantization is not trained by this version yet\nTry:   --set model.quantization=null\n",
+        "Error: model.quantization keeps frozen weights in 4 bits, and without lora all of them would be trained\n"
+        "Try:   --set lora.rank=16, or --set model.quantization=null\n",
+    ),
+    "one process": (
+        (*TINY, "--set", "strategy.name=fsdp", "--set", "resources.gpus_per_node=1"),
+        "Error: strategy.name fsdp shards over processes, and resources.nodes 1 x resources.gpus_per_node 1 is one "
+        "process\nTry:   --set strategy.name=ddp, or --set resources.gpus_per_node=2\n",
+    ),
+    "several contradictions": (
+        (*TINY, "--set", "training.precision=fp16", "--set", "model.attention=sdpa"),
+        "Error: this run would fail: 2 problems\n"
+        "  - training.precision fp16 is refused: it needs loss scaling, which hpcgemma does not do "
+        "(--set training.precision=bf16, or fp32 on older GPUs)\n"
+        "  - model.attention sdpa cannot apply this gemma2's softcap of 50 (model.config.attn_logit_softcapping): it "
+        "would train another model (--set model.attention=auto)\n"
+        "Try:   mend what is listed; nothing was submitted\n",
+    ),
+    "TPU package": (
+        (*TINY, "--set", "strategy.name=xla", "--set", "training.precision=bf16", "--set", "training.global_batch=128"),
+        "Error: strategy.name xla needs the package torch_xla, which is not installed beside hpcgemma\n"
+        "Try:   pip install 'hpcgemma[xla]', or without a TPU: --set strategy.name=auto\n",
+    ),
+    "GPU package": (
+        (*TINY, "--set", "training.liger_kernels=true"),
+        "Error: training.liger_kernels needs the package liger_kernel, which is not installed beside hpcgemma\n"
+        "Try:   pip install 'hpcgemma[liger]', or --set training.liger_kernels=false\n",
+    ),
+    "another tool's field": (
+        (*TINY, "--set", "gradient_checkpointing=true"),
+        "--set: gradient_checkpointing: unknown field (here it is training.activation_checkpointing)\n",
     ),
     "model": (
         (*TINY, "--set", "model.path=/nowhere/at/all"),
@@ -138,6 +168,44 @@ def test_the_account_comes_from_option_environment_or_config(call: Call, own_fol
     (folder / "config.yaml").write_text("accounts: {leonardo: C}\n")
     call(*leonardo, code=0)
     assert not (tmp_path / "runs").exists(), "a dry run leaves nothing behind"
+
+
+def test_a_dry_run_tells_scripts_the_strategy_and_what_would_be_refused(tmp_path: Path, own_folders: Path) -> None:
+    arguments = ("--profile", "leonardo", "--recipe", "gemma3_4b_cpt", "--account", "A", "--name", "r")
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcgemma", "submit", *arguments, "--dry-run", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert list(said) == ["name", "strategy", "strategy_reason", "warnings", "notes", "script"]
+    assert (said["name"], said["strategy"]) == ("r", "ddp")
+    assert "takes 28.9 GiB of a GPU's 63.4 GiB" in said["strategy_reason"]
+    assert [each["hint"] for each in said["warnings"]] == [
+        "--set data.train=FILE.jsonl",
+        "hf download google/gemma-3-4b-pt  (on the login node, with HF_HOME on a file system the nodes see)",
+    ]
+    assert [each["hint"] for each in said["notes"]] == ["--set training.trained_weights=fp32 where memory allows"]
+    assert said["script"].startswith("#!/bin/bash\n")
+
+
+def test_what_is_only_worth_knowing_is_said_and_not_refused(call: Call) -> None:
+    settings = ("--set", "strategy.expected_world_size=8", "--set", "model.freeze.embeddings=true")
+    error = call(*TINY, *settings, "--dry-run", code=0)
+    assert error == (
+        "Note:  strategy.expected_world_size is 8, and there are 2 processes: the global batch stays as it is, speed "
+        "and memory per process will be others\n"
+        "Try:   --set strategy.expected_world_size=2 where that is meant\n"
+        "Note:  model.freeze.embeddings freezes the output head too: this gemma2 ties them\n"
+        "Try:   --set model.freeze.head=true says the same in words\n"
+        "strategy ddp: a gemma2 (354,528 parameters) with its gradients and AdamW states takes 4.8 MiB, which any "
+        "machine has, so every process holds all of it and only gradients travel; ZeRO or FSDP would add communication "
+        "and save memory that is not needed\n"
+    )
 
 
 def test_a_broken_index_hides_no_other_run(call: Call, own_folders: Path, tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tests.test_render import GOLDEN, PROFILES, RECIPES, golden_script
+from tests.test_render import GOLDEN, SCRIPTS, golden_script
 
 
 def main() -> None:
     """Write a script for each cluster and recipe."""
-    for profile in PROFILES:
-        for recipe in RECIPES:
-            (GOLDEN / f"{profile}-{recipe}.sbatch").write_text(golden_script(profile, recipe))
+    for profile, recipe in SCRIPTS:
+        (GOLDEN / f"{profile}-{recipe}.sbatch").write_text(golden_script(profile, recipe))
 
 
 if __name__ == "__main__":
