@@ -1,4 +1,4 @@
-"""Saving and resuming: rank 0 writes and judges, all ranks go the same way.
+"""Saving and resuming: all ranks write, rank 0 judges, all go the same way.
 
 What is saved is what cannot be computed: trained weights, the optimizer's state, and the position. Row order,
 learning rate and dropout are pure functions of seed and step, so a resumed training repeats the uninterrupted one
@@ -8,28 +8,26 @@ bit by bit.
 from __future__ import annotations
 
 import json
-import os
-import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, TypeVar
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-
-from hpcgemma import checkpoints
+from hpcgemma import checkpoints, files
 from hpcgemma.checkpoints import Checkpoint
-from hpcgemma.errors import HpcGemmaError, InputError
+from hpcgemma.errors import InputError
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.failures import DISK_ERRNOS, DiskError
 from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
 from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.strategies import Strategy
 
-WEIGHTS_NAME = "model.safetensors"
-OPTIMIZER_NAME = "optimizer.pt"
+T = TypeVar("T")
+
+STATE_DIR = "state"
+"""Weights and optimizer states, written by all ranks."""
+
 STATE_NAME = "trainer_state.json"
 
 
@@ -39,8 +37,7 @@ class Checkpointing:
     Args:
         folder: The run folder.
         ranks: All ranks.
-        model: Its trainable parameters are what is saved; the model itself, not what a strategy wrapped around it.
-        optimizer: Its state is saved.
+        strategy: It writes and reads trained weights and the optimizer's state.
         run_id: Identity of the run.
         recipe_fingerprint: A checkpoint under another one is refused.
         data_fingerprint: Likewise.
@@ -51,8 +48,7 @@ class Checkpointing:
         self,
         folder: RunFolder,
         ranks: Ranks,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        strategy: Strategy,
         *,
         run_id: str,
         recipe_fingerprint: str,
@@ -60,7 +56,7 @@ class Checkpointing:
         keep: int,
     ) -> None:
         self._folder, self._ranks = folder, ranks
-        self._model, self._optimizer = model, optimizer
+        self._strategy = strategy
         self._run_id, self._keep = run_id, keep
         self._recipe_fingerprint, self._data_fingerprint = recipe_fingerprint, data_fingerprint
         self._verified: set[Path] = set()
@@ -89,10 +85,9 @@ class Checkpointing:
             )
         if chosen is None:
             return Progress()
-        self.load_weights(chosen.path)
-        state = torch.load(chosen.path / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
-        self._optimizer.load_state_dict(state)
-        progress = Progress.from_json(_state_of(chosen.path)["progress"])
+        state = _state_of(chosen.path)
+        self._strategy.load(chosen.path / STATE_DIR)
+        progress = Progress.from_json(state["progress"])
         self._verified.add(chosen.path)
         self.saved_step = chosen.step
         if self._ranks.is_first:
@@ -103,7 +98,9 @@ class Checkpointing:
                 step=chosen.step,
                 samples=chosen.samples,
             )
-            say(f"resumed from {chosen.path.name}: {chosen.samples} rows consumed")
+            before = state["world_size"]
+            others = "" if before == self._ranks.world_size else f", by {before} ranks"
+            say(f"resumed from {chosen.path.name}: {chosen.samples} rows consumed{others}")
         return progress
 
     def save(self, progress: Progress, *, must_succeed: bool) -> None:
@@ -117,16 +114,7 @@ class Checkpointing:
         Raises:
             DiskError: The disk refused, and the save must succeed.
         """
-        problem: str | None = None
-        if self._ranks.is_first:
-            try:
-                self._write(progress)
-            except OSError as error:
-                if error.errno not in DISK_ERRNOS and error.errno is not None:
-                    raise
-                problem = error.strerror or str(error)
-                checkpoints.remove_staging(self._folder.checkpoints_dir)
-        problem = self._ranks.from_first(problem)
+        problem = self._write(progress)
         if problem is None:
             self.saved_step = progress.step
             return
@@ -154,37 +142,51 @@ class Checkpointing:
             is_whole = not problems
         is_whole = self._ranks.from_first(is_whole)
         if is_whole:
-            self.load_weights(path)
+            self._strategy.load_weights(path / STATE_DIR)
         return is_whole
 
-    def load_weights(self, path: Path) -> None:
-        """Load a checkpoint's trained weights into the model.
-
-        Raises:
-            HpcGemmaError: They are those of another model.
-        """
-        tensors = load_file(path / WEIGHTS_NAME)
-        trained = trained_parameters(self._model)
-        differing = sorted(tensors.keys() ^ trained.keys()) or [
-            name for name, tensor in tensors.items() if tensor.shape != trained[name].shape
-        ]
-        if differing:
-            raise HpcGemmaError(
-                f"{path / WEIGHTS_NAME} is of another model: {differing[0]} differs",
-                "install the versions of transformers and peft that the run began with",
-            )
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                trained[name].copy_(tensor)
-
-    def _write(self, progress: Progress) -> None:
+    def _write(self, progress: Progress) -> str | None:
+        """Write a checkpoint, all ranks together; return why the disk refused, or None."""
         began = time.monotonic()
+        staging, problem = self._at_first(lambda: self._stage(progress.step))
+        if staging is not None:
+            mine: str | None = None
+            try:
+                self._strategy.save(staging / STATE_DIR)
+            except OSError as error:
+                mine = _disk_problem(error)
+            problem = next(filter(None, self._ranks.collect(mine or "")), None)
+            if problem is None:
+                _, problem = self._at_first(lambda: self._commit(staging, progress, began))
+        if problem is not None and self._ranks.is_first:
+            checkpoints.remove_staging(self._folder.checkpoints_dir)
+        return problem
+
+    def _at_first(self, do: Callable[[], T]) -> tuple[T | None, str | None]:
+        """Do something on rank 0; return its result and why the disk refused, on all ranks."""
+        done: T | None = None
+        problem: str | None = None
+        if self._ranks.is_first:
+            try:
+                done = do()
+            except OSError as error:
+                problem = _disk_problem(error)
+        return self._ranks.from_first((done, problem))
+
+    def _stage(self, step: int) -> Path:
+        """Make the folder that all ranks write into; rank 0."""
         self._folder.checkpoints_dir.mkdir(parents=True, exist_ok=True)
-        staging = checkpoints.stage(self._folder.checkpoints_dir, progress.step)
-        weights = {name: each.detach() for name, each in trained_parameters(self._model).items()}
-        write_tensors(staging / WEIGHTS_NAME, weights)
-        write_pickled(staging / OPTIMIZER_NAME, self._optimizer.state_dict())
-        state = {"progress": progress.to_json(), "data_fingerprint": self._data_fingerprint}
+        staging = checkpoints.stage(self._folder.checkpoints_dir, step)
+        files.make_private_dir(staging / STATE_DIR)
+        return staging
+
+    def _commit(self, staging: Path, progress: Progress, began: float) -> None:
+        """Turn what all ranks wrote into a checkpoint; rank 0."""
+        state = {
+            "progress": progress.to_json(),
+            "data_fingerprint": self._data_fingerprint,
+            "world_size": self._ranks.world_size,
+        }
         (staging / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         checkpoint = checkpoints.commit(
             staging,
@@ -223,58 +225,11 @@ class Checkpointing:
         say(f"WARNING: a damaged checkpoint was set aside as {checkpoint.path.name}: {problem}")
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trained parameters by name; tied ones once."""
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
-
-
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: The disk refused; safetensors itself raises an error of its own, which only its text tells apart.
-    """
-    try:
-        save_file({name: each.contiguous() for name, each in tensors.items()}, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-
-
-def write_pickled(path: Path, content: dict[str, Any]) -> None:
-    """Write with torch.save.
-
-    Raises:
-        OSError: The disk refused; torch itself raises a RuntimeError that hides it.
-    """
-    with path.open("wb") as file:
-        watched = _WatchedFile(file)
-        try:
-            torch.save(content, cast(IO[bytes], watched))
-        except RuntimeError:
-            if watched.problem is not None:
-                raise watched.problem from None
-            raise
-
-
-class _WatchedFile:
-    """A file that remembers why a write failed."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.problem: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return int(self._file.write(data))
-        except OSError as error:
-            self.problem = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
+def _disk_problem(error: OSError) -> str:
+    """Return why the disk refused; what is not the disk's fault is raised again."""
+    if error.errno not in DISK_ERRNOS and error.errno is not None:
+        raise error
+    return error.strerror or str(error)
 
 
 def _state_of(path: Path) -> dict[str, Any]:

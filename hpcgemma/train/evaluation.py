@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpcgemma.train.data.batches import collate
 from hpcgemma.train.data.prepared import PreparedData
-from hpcgemma.train.loss import summed_loss
 from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.strategies import Strategy
 
 
 def held_out_loss(
-    model: nn.Module,
+    strategy: Strategy,
     prepared: PreparedData,
     ranks: Ranks,
     device: torch.device,
     *,
     micro_batch: int,
-    autocast: Callable[[], AbstractContextManager[object]],
     stop_is_agreed: Callable[[], bool],
 ) -> float | None:
     """Return the mean cross-entropy of the held-out rows' learned tokens, or None where a stop came first.
 
-    Rows are sorted by length and dealt out to the ranks in turn; a rank whose rows are used up waits with the others,
-    so that all read the stop flag equally often.
+    Rows are sorted by length and dealt out to the ranks in turn. A rank whose rows are used up waits with the others,
+    so that all read the stop flag equally often; where weights are sharded it goes through the model with them too.
 
     Args:
-        model: The model itself, not what a strategy wrapped around it: ranks may have unequal work.
+        strategy: The model, spread over the ranks.
         prepared: The data.
         ranks: All ranks.
         device: What this rank computes on.
         micro_batch: Rows per rank and forward pass.
-        autocast: The precision's context.
         stop_is_agreed: Asked before each forward pass; all ranks get the same answer.
     """
     rows = prepared.eval
@@ -44,18 +40,20 @@ def held_out_loss(
     mine = by_length[ranks.rank :: ranks.world_size]
     most = -(-len(rows) // ranks.world_size)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    model.eval()
+    strategy.model.eval()
     try:
         for start in range(0, most, micro_batch):
             if stop_is_agreed():
                 return None
             chosen = mine[start : start + micro_batch]
-            if not len(chosen):
+            if not len(chosen) and not strategy.moves_together:
                 continue
-            batch = collate(rows, chosen, prepared.special["pad"]).to(device)
-            with torch.no_grad(), autocast():
-                total += summed_loss(model, batch).double()
+            batch = collate(rows, chosen if len(chosen) else by_length[-1:], prepared.special["pad"]).to(device)
+            with torch.no_grad():
+                loss = strategy.evaluated(*batch)
+            if len(chosen):
+                total += loss.double()
     finally:
-        model.train()
+        strategy.model.train()
     (summed,) = ranks.sums([float(total)])
     return summed / int(np.sum(rows.targets_N))

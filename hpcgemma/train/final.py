@@ -13,14 +13,18 @@ from safetensors import SafetensorError
 from hpcgemma import files
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.failures import DiskError
+from hpcgemma.train.parameters import plain_names
 
 
-def write_final(folder: RunFolder, model: Any, tokenizer_dir: Path, dtype: torch.dtype) -> None:
+def write_final(
+    folder: RunFolder, model: Any, weights: dict[str, torch.Tensor], tokenizer_dir: Path, dtype: torch.dtype
+) -> None:
     """Write ``final/``; where it is there already, do nothing.
 
     Args:
         folder: The run folder.
         model: A transformers model, or a peft model, of which only the adapters are written.
+        weights: Its weights, whole, by name: all of them, or of a peft model those that were trained.
         tokenizer_dir: The prepared tokenizer, which is copied beside the weights.
         dtype: Precision of the written weights.
 
@@ -35,7 +39,7 @@ def write_final(folder: RunFolder, model: Any, tokenizer_dir: Path, dtype: torch
     try:
         files.make_private_dir(staging)
         shutil.copytree(tokenizer_dir, staging, dirs_exist_ok=True)
-        _write_model(model, staging, dtype)
+        _write_model(model, weights, staging, dtype)
         for path in [*staging.rglob("*"), staging]:
             files.fsync_path(path)
         staging.rename(folder.final_dir)
@@ -48,11 +52,14 @@ def write_final(folder: RunFolder, model: Any, tokenizer_dir: Path, dtype: torch
         ) from None
 
 
-def _write_model(model: Any, staging: Path, dtype: torch.dtype) -> None:
+def _write_model(model: Any, weights: dict[str, torch.Tensor], staging: Path, dtype: torch.dtype) -> None:
     if hasattr(model, "peft_config"):
         # Trained embeddings are in modules_to_save; peft's own guess would ask the hub.
-        model.save_pretrained(str(staging), save_embedding_layers=False)
+        model.save_pretrained(str(staging), state_dict=weights, save_embedding_layers=False)
         return
-    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    written = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    names = plain_names(model, remove_duplicate=False)
+    # What else belongs to the weights: buffers, which no strategy splits.
+    written |= {name: each.cpu() for name, each in model.state_dict().items() if name not in names}
     model.config.dtype = dtype
-    model.save_pretrained(str(staging), state_dict=weights)
+    model.save_pretrained(str(staging), state_dict=written)

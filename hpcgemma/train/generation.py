@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpcgemma import files
 from hpcgemma.recipes.types import GenerationSpec
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.strategies import Strategy
 
 EXAMPLES = 5
 """Answers shown in the evaluation file."""
 
 
 def answers(
-    model: Any,
+    strategy: Strategy,
     prepared: PreparedData,
     ranks: Ranks,
     device: torch.device,
@@ -35,7 +35,7 @@ def answers(
     """Return greedy answers for the first held-out rows, in their order, or None where a stop came first.
 
     Args:
-        model: A transformers model, not wrapped by a strategy.
+        strategy: The model, spread over the ranks.
         prepared: The data.
         ranks: All ranks; the rows are spread over them.
         device: What this rank computes on.
@@ -51,19 +51,19 @@ def answers(
     mine = list(range(count))[ranks.rank :: ranks.world_size]
     most = -(-count // ranks.world_size)
     found: dict[int, str] = {}
-    model.eval()
+    strategy.model.eval()
     try:
         for start in range(0, most, micro_batch):
             if stop_is_agreed():
                 return None
             chosen = mine[start : start + micro_batch]
-            if not chosen:
+            if not chosen and not strategy.moves_together:
                 continue
-            with torch.no_grad(), autocast():
-                texts = _answer(model, tokenizer, prepared, chosen, device, spec.max_new_tokens)
-            found |= dict(zip(chosen, texts, strict=True))
+            with torch.no_grad(), autocast(), strategy.generating():
+                texts = _answer(strategy, tokenizer, prepared, chosen or [0], device, spec.max_new_tokens)
+            found |= dict(zip(chosen, texts, strict=False))
     finally:
-        model.train()
+        strategy.model.train()
     together: dict[int, str] = {}
     for part in ranks.collect(found):
         together |= part
@@ -114,7 +114,7 @@ def write_scores(folder: RunFolder, when: str, scores: dict[str, Any]) -> None:
 
 
 def _answer(
-    model: nn.Module,
+    strategy: Strategy,
     tokenizer: Any,
     prepared: PreparedData,
     rows: list[int],
@@ -130,7 +130,7 @@ def _answer(
     for place, prompt in enumerate(prompts):
         ids_BT[place, width - len(prompt) :] = prompt
         mask_BT[place, width - len(prompt) :] = 1
-    generate: Any = model.generate
+    generate: Any = strategy.model.generate
     output_BT = generate(
         input_ids=torch.from_numpy(ids_BT).to(device),
         attention_mask=torch.from_numpy(mask_BT).to(device),
@@ -138,6 +138,7 @@ def _answer(
         do_sample=False,
         num_beams=1,
         use_cache=True,
+        synced_gpus=strategy.moves_together,  # all go on until the last one has its answer
         pad_token_id=special["pad"],
         eos_token_id=[special["eos"], special["end_of_turn"]],
     )

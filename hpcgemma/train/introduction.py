@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from hpcgemma.recipes.types import Recipe
@@ -13,35 +11,35 @@ from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.metrics import say
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.schedules import warmup_steps
+from hpcgemma.train.strategies import Strategy
 
 
 def introduce(
-    model: Any,
+    strategy: Strategy,
     recipe: Recipe,
     prepared: PreparedData,
     batches: TrainingBatches,
     ranks: Ranks,
     total_steps: int,
-    attention: str,
     device: torch.device,
 ) -> None:
     """Print parameters, attention, device, precision and the arithmetic of the steps.
 
     Args:
-        model: A transformers or peft model.
+        strategy: The model, spread over the ranks.
         recipe: What is trained.
         prepared: The rows.
         batches: How they are split.
         ranks: All ranks.
         total_steps: Optimizer steps of the whole training.
-        attention: The sentence on the attention chosen.
         device: What this rank computes on.
     """
     training, rows = recipe.training, len(prepared.train)
-    say(describe_parameters(model))
-    say(attention)
+    say(describe_parameters(strategy.model))
+    for note in strategy.notes:
+        say(note)
     say(f"device: {device}, {ranks.world_size} ranks, {torch.get_num_threads()} threads each")
-    say(f"precision: {training.precision}; trained weights and the optimizer's state are fp32")
+    say(f"precision: {training.precision}; trained weights are held in {training.trained_weights}")
     say(
         f"step: {training.global_batch} rows = micro-batch {training.micro_batch} x {ranks.world_size} ranks x "
         f"{batches.per_step} accumulated"

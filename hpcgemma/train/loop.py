@@ -75,10 +75,6 @@ class Trainer:
         stop: StopRequest,
         heartbeat: Heartbeat,
     ) -> None:
-        if recipe.strategy.name != "ddp":
-            raise HpcGemmaError(
-                f"strategy {recipe.strategy.name!r} is not trained by this version yet", "--set strategy.name=ddp"
-            )
         self.folder, self.recipe, self.environment = folder, recipe, environment
         self.ranks, self.device, self.stop, self.heartbeat = ranks, device, stop, heartbeat
         self.agreed_signal = 0
@@ -90,22 +86,19 @@ class Trainer:
         self.total_steps = total_steps(len(self.prepared.train), recipe.training)
         heartbeat.total_steps = self.total_steps
 
-        self.learner = Learner(recipe, self.prepared, self.batches, ranks, device, self.total_steps)
-        self.model = self.learner.model
+        self.learner = Learner(recipe, self.prepared, folder, self.batches, ranks, device, self.total_steps)
+        self.strategy = self.learner.strategy
         self.checkpointing = Checkpointing(
             folder,
             ranks,
-            self.model,
-            self.learner.optimizer,
+            self.strategy,
             run_id=run_id,
             recipe_fingerprint=recipe_fingerprint(recipe),
             data_fingerprint=self.prepared.fingerprint,
             keep=recipe.checkpoint.keep,
         )
         if ranks.is_first:
-            introduce(
-                self.model, recipe, self.prepared, self.batches, ranks, self.total_steps, self.learner.attention, device
-            )
+            introduce(self.strategy, recipe, self.prepared, self.batches, ranks, self.total_steps, device)
 
     def run(self) -> TrainingEnd:
         """Train to the end, or to a stop."""
@@ -167,12 +160,11 @@ class Trainer:
         """Measure the held-out loss and return whether it is the lowest so far."""
         self.heartbeat.beat("evaluating")
         loss = held_out_loss(
-            self.model,
+            self.strategy,
             self.prepared,
             self.ranks,
             self.device,
             micro_batch=self.recipe.training.eval_micro_batch,
-            autocast=self.learner.autocast,
             stop_is_agreed=self._stop_is_agreed,
         )
         if loss is None:
@@ -212,11 +204,13 @@ class Trainer:
         if not self._score_answers("trained"):
             return self._ending("stopped")
         self.heartbeat.beat("finishing")
+        # Adapters alone are the result of a training of adapters; else all weights are.
+        weights = self.strategy.whole_weights(trained_only=self.recipe.lora is not None)
         problem: HpcGemmaError | None = None
         if self.ranks.is_first:
             try:
                 dtype = torch.bfloat16 if self.recipe.training.precision == "bf16" else torch.float32
-                write_final(self.folder, self.model, self.prepared.tokenizer_dir, dtype)
+                write_final(self.folder, self.strategy.model, weights, self.prepared.tokenizer_dir, dtype)
             except HpcGemmaError as error:
                 problem = error
         problem = self.ranks.from_first(problem)
@@ -231,7 +225,7 @@ class Trainer:
             return True
         self.heartbeat.beat("answering")
         given = generation.answers(
-            self.model,
+            self.strategy,
             self.prepared,
             self.ranks,
             self.device,

@@ -1,180 +1,163 @@
-"""The model: from random weights of a shape, or from pretrained ones, in the recipe's precision."""
+"""The model that a recipe means: its weights, what of them is trained, and in which precision. Read this file first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils.import_utils import is_flash_attn_2_available
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
-from hpcgemma.errors import HpcGemmaError, InputError
-from hpcgemma.recipes.types import ModelSpec, Recipe
+from hpcgemma.errors import InputError
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.adapters import add_adapters
+from hpcgemma.train.anatomy import is_tied
+from hpcgemma.train.architecture import Architecture, architecture_of
+from hpcgemma.train.attention import Demands, attention_of_parts, check_attention, choose_attention
 from hpcgemma.train.data.prepared import PreparedData
-from hpcgemma.train.data.tokenizer import first_line
+from hpcgemma.train.dtypes import frozen_dtype, set_dtypes, trained_dtype
+from hpcgemma.train.freezing import check_freeze, freeze
+from hpcgemma.train.liger import check_liger, use_liger
+from hpcgemma.train.neftune import add_noise
+from hpcgemma.train.pretrained import generation_config_of, load_pretrained
+from hpcgemma.train.quantization import (
+    check_quantization,
+    describe_quantization,
+    import_bitsandbytes,
+    quantization_config,
+    quantize,
+    use_one_arithmetic,
+)
 
-VOCABULARY_MULTIPLE = 8
-"""A random start pads its vocabulary to a multiple of this, which tensor cores like."""
-
-
-def build_model(recipe: Recipe, prepared: PreparedData, device: torch.device) -> tuple[nn.Module, str]:
-    """Return the model on its device, and one sentence on its attention.
-
-    Frozen weights (those under adapters) are held in the recipe's precision; trained ones are always fp32 and, with
-    bf16, computed on under autocast.
-
-    Raises:
-        InputError: The recipe and the weights do not belong together.
-        HpcGemmaError: The weights are not there, or this version does not train them.
-    """
-    spec = recipe.model
-    if spec.quantization is not None:
-        raise HpcGemmaError("model.quantization is not trained by this version yet", "--set model.quantization=null")
-    config = _config(spec, prepared)
-    attention, reason = choose_attention(spec.attention, config, device)
-    frozen_bf16 = recipe.lora is not None and recipe.training.precision == "bf16"
-    dtype = torch.bfloat16 if frozen_bf16 else torch.float32
-    torch.manual_seed(recipe.training.seed)
-    if spec.path is None:
-        from_config: Any = AutoModelForCausalLM.from_config
-        model = from_config(config, attn_implementation=attention, dtype=dtype)
-        model.generation_config.eos_token_id = [prepared.special["eos"], prepared.special["end_of_turn"]]
-    else:
-        model = _pretrained(spec.path, spec.revision, config, attention, dtype, device)
-    _check_vocabulary(model, prepared)
-    module: nn.Module = model.to(device)
-    return module, f"attention: {attention} ({reason})"
+_META = torch.device("meta")
 
 
-def choose_attention(wanted: str, config: Any, device: torch.device) -> tuple[str, str]:
-    """Return the attention implementation and why.
+@dataclass(frozen=True, slots=True)
+class BuiltModel:
+    """A model that is ready to be spread over ranks."""
 
-    Gemma 2 caps its attention scores with a tanh, which sdpa cannot; taking sdpa silently would change the model.
-    flash-attn is taken only where it is installed: transformers would else fetch a kernel from the hub.
+    model: Any
+    """A transformers model, or a peft model around one; ``requires_grad`` and precisions are set."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was chosen, and why."""
+
+
+def build_model(
+    recipe: Recipe,
+    prepared: PreparedData,
+    device: torch.device,
+    *,
+    empty: bool = False,
+    quant_storage: torch.dtype | None = None,
+    weights_on: torch.device | None = None,
+) -> BuiltModel:
+    """Return the model of a recipe, and sentences on it.
 
     Args:
-        wanted: What the recipe says.
-        config: The model's config.
-        device: What it runs on.
+        recipe: Model, adapters, precision, kernels.
+        prepared: The data, for its vocabulary.
+        device: What this rank computes on; attention and kernels are chosen for it.
+        empty: Build the same model without numbers, parameters and buffers on the meta device, and read no weights:
+            another rank has them. Names, shapes, types and what is trained are the same.
+        quant_storage: Type that 4-bit weights pretend to have, for what shards or casts them; None: uint8.
+        weights_on: Where the weights are put; None: on ``device``.
 
     Raises:
-        InputError: The recipe's choice cannot run here, or is not exact for this model.
+        InputError: The recipe contradicts itself, the weights, or this machine.
+        ValueError: ``empty`` is asked of a quantized model: its constants are no parameters that could be handed out.
     """
-    softcap = getattr(config, "attn_logit_softcapping", None)
-    has_flash = device.type == "cuda" and is_flash_attn_2_available()
-    if wanted == "auto":
-        if softcap is None:
-            return "sdpa", "no softcap on the attention scores, so torch's kernels are exact"
-        if has_flash:
-            return "flash_attention_2", f"it applies the softcap of {softcap:g}"
-        missing = "flash-attn is not installed" if device.type == "cuda" else "there is no GPU for flash-attn"
-        return "eager", f"it applies the softcap of {softcap:g}; sdpa cannot, and {missing}"
-    if wanted == "sdpa" and softcap is not None:
-        raise InputError(
-            f"model.attention sdpa cannot apply this model's softcap of {softcap:g}", "--set model.attention=auto"
-        )
-    if wanted == "flash_attention_2" and not has_flash:
-        raise InputError(
-            "model.attention flash_attention_2 needs a GPU and the package flash-attn",
-            "--set model.attention=auto, or install flash-attn",
-        )
-    return wanted, "the recipe says so"
-
-
-def check_config(expected: Mapping[str, Any], found: Mapping[str, Any], path: str) -> None:
-    """Compare what a recipe expects of pretrained weights with their config.
-
-    Raises:
-        InputError: A field differs or is not there.
-    """
-    for field, value in expected.items():
-        if field not in found or found[field] != value:
-            present = repr(found[field]) if field in found else "no such field"
-            raise InputError(
-                f"model.config.{field}: the recipe expects {value!r}, the weights at {path!r} have {present}",
-                f"correct model.path, or drop model.config.{field} from the recipe",
-            )
-
-
-def _config(spec: ModelSpec, prepared: PreparedData) -> Any:
-    special = prepared.special
+    spec, training = recipe.model, recipe.training
+    has_adapters = recipe.lora is not None
+    if empty and spec.quantization is not None:
+        raise ValueError("a quantized model cannot be built empty")
+    frozen, trained = frozen_dtype(training), trained_dtype(training)
+    check_freeze(spec.freeze, has_adapters=has_adapters)
+    check_quantization(spec.quantization, has_adapters=has_adapters)
+    if training.liger_kernels:
+        check_liger(device)
+    import_bitsandbytes()  # before peft does
+    architecture = architecture_of(spec, prepared)
+    demands = Demands.of(architecture.config, has_images=spec.kind == "vision")
+    attention, reason = choose_attention(recipe, demands, architecture.model_class, device)
+    notes = [f"attention: {attention} ({reason})"]
+    place = _META if empty else weights_on or device
+    dtype = frozen if has_adapters else trained
+    model, sentences = _with_weights(recipe, architecture, attention, dtype, place, quant_storage)
+    notes += sentences
+    notes += check_attention(model, attention)
+    _check(model, architecture, prepared)
+    if spec.quantization is not None:
+        use_one_arithmetic(model)
+        notes.append(describe_quantization(spec.quantization, model, frozen))
     if spec.path is None:
-        fields = dict(spec.config)
-        model_type = fields.pop("model_type", None)
-        if model_type is None:
-            raise InputError(
-                "model.path is null and model.config has no model_type", "--set model.config.model_type=gemma2"
-            )
-        padded = -(-prepared.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-        fields.setdefault("vocab_size", padded)
-        ids = {f"{name}_token_id": special[name] for name in ("pad", "eos", "bos")}
-        try:
-            return AutoConfig.for_model(model_type, **fields, **ids)
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"model.config is no config of {model_type!r}: {first_line(error)}", "correct model.config"
-            ) from None
-    try:
-        config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no model at {spec.path!r}, neither as a folder nor in the hub cache: {first_line(error)}",
-            f"hf download {spec.path}  (on a node with internet), or --set model.path=FOLDER",
-        ) from None
-    text_config = config.get_text_config()
-    found = text_config.to_dict()
-    if spec.config.get("model_type") == config.model_type:
-        found["model_type"] = config.model_type
-    check_config(spec.config, found, spec.path)
-    return config
+        model.generation_config.eos_token_id = [prepared.special["eos"], prepared.special["end_of_turn"]]
+    if training.liger_kernels:
+        notes.append(use_liger(model))
+    if recipe.lora is None:
+        notes += freeze(model, spec.freeze)
+    else:
+        model = add_adapters(model, recipe.lora, training.seed, empty=empty)
+    set_dtypes(model, trained, None if has_adapters else frozen)
+    if training.neftune_alpha is not None:
+        add_noise(model, training.neftune_alpha, prepared.special["pad"])
+        notes.append(f"noise: NEFTune with alpha {training.neftune_alpha:g} on the input embeddings, in training only")
+    return BuiltModel(model, notes)
 
 
-def _pretrained(
-    path: str,
-    revision: str | None,
-    config: Any,
+def _with_weights(
+    recipe: Recipe,
+    architecture: Architecture,
     attention: str,
     dtype: torch.dtype,
-    device: torch.device,
-) -> Any:
-    options: dict[str, Any] = {
-        "revision": revision,
-        "local_files_only": True,
-        "attn_implementation": attention,
-        "dtype": dtype,
-    }
-    if device.type == "cuda":
-        options["device_map"] = {"": device}  # straight to the GPU: no rank holds the weights in host memory
-    if config.model_type == "gemma3":
-        # The checkpoint has a vision tower; text is trained on the text model alone. Without the mapping, transformers
-        # 5.23 finds none of the weights and starts from random ones, with no more than a warning.
-        from transformers import Gemma3ForCausalLM
+    place: torch.device,
+    quant_storage: torch.dtype | None,
+) -> tuple[Any, list[str]]:
+    """Return the model with random, pretrained or no weights, and sentences on what was read."""
+    spec = recipe.model
+    torch.manual_seed(recipe.training.seed)
+    if place == _META:
+        model = _from_config(architecture, attention, dtype, _META)
+        if spec.path is not None and (generation := generation_config_of(spec)) is not None:
+            model.generation_config = generation
+        return model, []
+    if spec.path is not None:
+        quantization: BitsAndBytesConfig | None = None
+        if spec.quantization is not None:
+            shape = _from_config(architecture, attention, dtype, _META)
+            quantization = quantization_config(spec.quantization, shape, dtype, quant_storage)
+        model, notes = load_pretrained(spec, architecture, attention, dtype, place, quantization)
+        return model if quantization is not None else model.to(place), notes
+    # On the CPU first, whatever the device: so its random numbers are the same everywhere.
+    model = _from_config(architecture, attention, dtype, torch.device("cpu")).to(place)
+    if spec.quantization is not None:
+        quantize(spec.quantization, model, dtype, quant_storage)
+    return model, []
 
-        options["key_mapping"] = {
-            r"^(model\.language_model|language_model\.model)\.": "model.",
-            r"^language_model\.lm_head\.": "lm_head.",
-        }
-        load: Any = Gemma3ForCausalLM.from_pretrained
-        config = config.text_config
-    else:
-        load = AutoModelForCausalLM.from_pretrained
-    model, info = load(path, config=config, output_loading_info=True, **options)
-    faulty = sorted(info["missing_keys"]) + sorted(str(each) for each in info["mismatched_keys"])
-    if faulty:
+
+def _from_config(architecture: Architecture, attention: str, dtype: torch.dtype, place: torch.device) -> Any:
+    is_vision = architecture.config.get_text_config() is not architecture.config
+    build: Any = (AutoModelForImageTextToText if is_vision else AutoModelForCausalLM).from_config
+    with place:
+        parts = attention_of_parts(architecture.config, attention)
+        return build(architecture.config, attn_implementation=parts, dtype=dtype)
+
+
+def _check(model: Any, architecture: Architecture, prepared: PreparedData) -> None:
+    if getattr(architecture.config, "tie_word_embeddings", False) and not is_tied(model):
         raise InputError(
-            f"the weights at {path!r} are incomplete: {len(faulty)} are missing or of another shape, "
-            f"such as {faulty[0]}",
-            "check the download: hf download again, or correct model.path",
+            "the weights have an output head apart from the input embeddings, and their config says that they are one",
+            "set tie_word_embeddings to false in the config.json beside the weights",
         )
-    return model
-
-
-def _check_vocabulary(model: Any, prepared: PreparedData) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    if prepared.vocab_size > rows:
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, "ds_shape", weight.shape)[0]  # under ZeRO-3 the tensor itself is empty
+    # Tokenizers may know tokens that their model does not, as that of Gemma 3 1B knows one for images: what counts are
+    # the tokens in the data.
+    if prepared.vocab_size > rows and _largest_id(prepared) >= rows:
         raise InputError(
             f"the tokenizer has {prepared.vocab_size} tokens, the model only {rows}: they do not belong together",
             "--set tokenizer.path=null takes the model's own tokenizer",
         )
+
+
+def _largest_id(prepared: PreparedData) -> int:
+    return max(int(rows.ids_L.max()) for rows in (prepared.train, prepared.eval))

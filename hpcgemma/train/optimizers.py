@@ -1,6 +1,9 @@
-"""The optimizer over the trainable parameters."""
+"""The optimizer over the trained parameters."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,26 +11,47 @@ from torch import nn
 from hpcgemma.recipes.types import OptimizerSpec
 
 
-def build_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
-    """Return AdamW over a model's trainable parameters.
+def build_optimizer(parameters: Mapping[str, nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer:
+    """Return the optimizer of a recipe.
 
     Matrices decay; vectors, which are norms and biases, do not.
+
+    Args:
+        parameters: What is trained, by name.
+        spec: Which optimizer.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = list(parameters.values())
     groups = [
-        {"params": [each for each in trainable if each.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [each for each in trainable if each.ndim < 2], "weight_decay": 0.0},
+        {"params": [each for each in trained if _is_matrix(each)], "weight_decay": spec.weight_decay},
+        {"params": [each for each in trained if not _is_matrix(each)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=spec.learning_rate,
-        betas=(spec.betas[0], spec.betas[1]),
-        eps=spec.eps,
-        fused=spec.fused,
-    )
+    groups = [group for group in groups if group["params"]]
+    if spec.name == "adafactor":
+        from hpcgemma.train.adafactor import Adafactor
+
+        return Adafactor(
+            groups,
+            {parameter: name for name, parameter in parameters.items()},
+            lr=spec.learning_rate,
+            clip_threshold=spec.clip_threshold,
+            decay_exponent=spec.decay_exponent,
+        )
+    betas = (spec.betas[0], spec.betas[1])
+    if spec.name == "adamw_8bit":
+        from bitsandbytes.optim.adamw import AdamW8bit
+
+        make: Any = AdamW8bit
+        eight_bit: torch.optim.Optimizer = make(groups, lr=spec.learning_rate, betas=betas, eps=spec.eps)
+        return eight_bit
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=betas, eps=spec.eps, fused=spec.fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has two dimensions or more; ZeRO-3 leaves an empty vector there, and the shape beside it."""
+    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2

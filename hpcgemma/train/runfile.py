@@ -13,7 +13,7 @@ from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 
 # What may change between two attempts of a run: it does not decide the weights.
-_FREE_SECTIONS = {"name", "description", "resources", "tensorboard", "checkpoint"}
+_FREE_SECTIONS = {"name", "description", "resources", "strategy", "tensorboard", "checkpoint"}
 _FREE_FIELDS = {
     "training": {
         "micro_batch",
@@ -22,6 +22,8 @@ _FREE_FIELDS = {
         "compile",
         "empty_cache_every_steps",
         "gpu_memory_fraction",
+        "liger_kernels",
+        "loss_chunk_tokens",
         "log_every_steps",
     },
     "data": {"num_workers", "pin_memory"},
@@ -50,7 +52,8 @@ def read_run(folder: RunFolder) -> tuple[str, Recipe]:
 def recipe_fingerprint(recipe: Recipe) -> str:
     """Return a hash of what decides the weights; a resume under another one is refused.
 
-    The number of ranks and the micro-batch are not in it: a step's rows and its loss do not depend on them.
+    The number of ranks, the micro-batch and the strategy are not in it: a step's rows and its loss do not depend on
+    them.
     """
     content = recipe.model_dump(mode="json", exclude=_FREE_SECTIONS)
     for section, names in _FREE_FIELDS.items():

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from hpcgemma import files
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.signals import StopRequest
+from tests.train.forking import Forker
 
 DEADLINE_S = 120.0
 
@@ -58,6 +60,7 @@ TINY: dict[str, Any] = {
     },
     "evaluation": {"every_steps": 15},
     "checkpoint": {"every_steps": 10, "keep": 2},
+    "strategy": {"name": "ddp"},
     "tensorboard": False,
 }
 """A recipe of 61 steps of about 50 ms, with dropout."""
@@ -77,6 +80,11 @@ def recipe_with(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 class Run:
     """A run folder and the ranks that work in it."""
+
+    forker: Forker | None = None
+    """What ranks are forked from; made when it is first needed, ended with the test session."""
+    ranks_per_node: int | None = None
+    """None: all ranks are on one node."""
 
     def __init__(self, path: Path, changes: Mapping[str, Any] | None = None) -> None:
         self.folder = RunFolder(path)
@@ -110,21 +118,30 @@ class Run:
 
     def start(self, world_size: int, **options: Any) -> None:
         """Start the ranks of the next attempt."""
-        if not self.folder.prepared_dir.exists():
-            assert self.prepare() == 0
-        self.attempt += 1
-        self.folder.attempt_dir(self.attempt).mkdir(parents=True)
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
-        for rank in range(world_size):
+        for rank, place in enumerate(self._places(world_size)):
             with self.folder.rank_log(self.attempt, rank).open("wb") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-u", "-m", "hpcgemma.train", str(self.folder.path)],
-                    env=self._environment() | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    env=place,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     **options,
                 )
             self.ranks.append(process)
+
+    def _places(self, world_size: int) -> list[dict[str, str]]:
+        """Begin an attempt and return the environment of each of its ranks."""
+        if not self.folder.prepared_dir.exists():
+            assert self.prepare() == 0
+        self.attempt += 1
+        self.folder.attempt_dir(self.attempt).mkdir(parents=True)
+        peers = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
+        return [
+            self._environment()
+            | peers
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank % self.ranks_per_node if self.ranks_per_node else rank)}
+            for rank in range(world_size)
+        ]
 
     def wait(self) -> list[int]:
         """Wait for the ranks' end and return their exit codes, negative for a signal."""
@@ -140,8 +157,20 @@ class Run:
 
     def train(self, world_size: int, **options: Any) -> dict[str, Any]:
         """Start the ranks, wait for their end, and return the outcome."""
-        self.start(world_size, **options)
-        self.wait()
+        if options:
+            self.start(world_size, **options)
+            self.wait()
+            return self.outcome()
+        # Nothing is to happen to them, so they need no start of their own.
+        forker = Run.forker = Run.forker or Forker()
+        places = self._places(world_size)
+        forker.wait(
+            [
+                forker.start(self.folder.path, place, self.folder.rank_log(self.attempt, rank))
+                for rank, place in enumerate(places)
+            ],
+            DEADLINE_S,
+        )
         return self.outcome()
 
     def train_here(self, stop: StopRequest | None = None) -> dict[str, Any]:
@@ -201,6 +230,12 @@ class Run:
     def final_weights(self) -> bytes:
         """Return the bytes of the finished model."""
         return (self.folder.final_dir / "model.safetensors").read_bytes()
+
+    def saved(self, step: int) -> dict[str, Any]:
+        """Return the trained weights of a checkpoint of DDP, whose ranks wrote some of the tensors each."""
+        state = self.folder.checkpoints_dir / f"step-{step}" / "state"
+        tensors = {name: each for path in state.iterdir() for name, each in load_file(path).items()}
+        return {name.removeprefix("weights/"): each for name, each in tensors.items() if name.startswith("weights/")}
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the events of one name."""

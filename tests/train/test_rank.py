@@ -7,7 +7,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +16,10 @@ from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.environment import choose_device, read_environment
 from hpcgemma.train.failures import Failure, NonFiniteLossError, failure_of, write_failure
 from hpcgemma.train.heartbeat import Heartbeat
-from hpcgemma.train.model import check_config, choose_attention
 from hpcgemma.train.signals import StopRequest, stop_signals
 
+CPU = torch.device("cpu")
 PEERS = {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def test_a_rank_knows_its_place_from_torchruns_variables_or_from_sruns() -> None:
@@ -157,38 +155,3 @@ def test_a_heartbeat_is_written_at_each_change_of_phase_and_else_once_a_second(t
 def test_a_heartbeat_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     Heartbeat(tmp_path / "file" / "0").beat("training", 1)
-
-
-@pytest.mark.parametrize(
-    ("softcap", "device", "has_flash", "expected"),
-    [
-        (50.0, CPU, False, "eager"),
-        (50.0, CUDA, False, "eager"),
-        (50.0, CUDA, True, "flash_attention_2"),
-        (None, CUDA, True, "sdpa"),
-        (None, CPU, False, "sdpa"),
-    ],
-)
-def test_automatic_attention_applies_the_softcap_exactly(
-    monkeypatch: pytest.MonkeyPatch, softcap: float | None, device: torch.device, has_flash: bool, expected: str
-) -> None:
-    monkeypatch.setattr("hpcgemma.train.model.is_flash_attn_2_available", lambda: has_flash)
-    config = SimpleNamespace(attn_logit_softcapping=softcap)
-    assert choose_attention("auto", config, device)[0] == expected
-
-
-def test_attention_that_would_change_the_model_or_be_downloaded_is_refused() -> None:
-    with pytest.raises(InputError, match="sdpa cannot apply this model's softcap of 50"):
-        choose_attention("sdpa", SimpleNamespace(attn_logit_softcapping=50.0), CPU)
-    with pytest.raises(InputError, match="needs a GPU and the package flash-attn"):
-        choose_attention("flash_attention_2", SimpleNamespace(attn_logit_softcapping=50.0), CPU)
-
-
-def test_a_field_of_the_config_that_differs_is_named_with_both_values() -> None:
-    check_config({"hidden_size": 8}, {"hidden_size": 8, "other": 1}, "w")
-    with pytest.raises(
-        InputError, match=r"model\.config\.hidden_size: the recipe expects 8, the weights at 'w' have 9"
-    ):
-        check_config({"hidden_size": 8}, {"hidden_size": 9}, "w")
-    with pytest.raises(InputError, match=r"model\.config\.hiden_size: .* have no such field"):
-        check_config({"hiden_size": 8}, {"hidden_size": 8}, "w")

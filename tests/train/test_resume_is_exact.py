@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     run = uninterrupted.copy(tmp_path / "run")
     (run.folder.final_dir).rename(tmp_path / "final")
     newest = run.folder.checkpoints_dir / "step-61"
-    victim = newest / "optimizer.pt"
+    victim = sorted((newest / "state").iterdir())[0]
     content = bytearray(victim.read_bytes())
     if damage == "truncated":
         victim.write_bytes(content[:-100])

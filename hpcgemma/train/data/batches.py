@@ -3,7 +3,7 @@
 Rows are padded on the right and attention is causal, so no learned token ever sees padding and no attention mask is
 needed: without one, the fastest kernels apply.
 
-Letters: B rows of a batch, T tokens of the longest, K positions at which some row has a learned token.
+Letters: B rows of a batch, T tokens of the longest, N learned tokens of all rows.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from hpcgemma.train.data.order import Rows, RowStream, micro_batches_of_rank
 from hpcgemma.train.data.prepared import PreparedData, TokenRows
 from hpcgemma.train.signals import stop_signals
 
-IGNORED = -100
-"""The label of what is not learned, as torch's cross-entropy takes it."""
-
 LENGTH_MULTIPLE = 8
 """Rows are padded to a multiple of this, which tensor cores like."""
 
@@ -33,10 +30,10 @@ class MicroBatch(NamedTuple):
     """The rows of one forward pass."""
 
     ids_BT: torch.Tensor
-    positions_K: torch.Tensor
-    """Positions from which a learned token is predicted; logits are computed at these alone."""
-    labels_BK: torch.Tensor
-    """The token that follows each position, or IGNORED."""
+    positions_N: torch.Tensor
+    """Where a learned token is predicted: row x T + position of the token before it."""
+    labels_N: torch.Tensor
+    """The token that is to be predicted there."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return it on a device."""
@@ -48,17 +45,17 @@ def collate(rows: TokenRows, chosen: Rows, pad_id: int) -> MicroBatch:
     longest = max(len(rows.ids(int(row))) for row in chosen)
     width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
     ids_BT = np.full((len(chosen), width), pad_id, np.int64)
-    labels_BT = np.full((len(chosen), width), IGNORED, np.int64)
+    is_target_BT = np.zeros((len(chosen), width), np.bool_)
     for place, row in enumerate(chosen):
-        ids_T, is_target_T = rows.ids(int(row)), rows.is_target(int(row))
+        ids_T = rows.ids(int(row))
         ids_BT[place, : len(ids_T)] = ids_T
-        # A position's label is the token after it.
-        labels_BT[place, : len(ids_T) - 1] = np.where(is_target_T[1:], ids_T[1:], IGNORED)
-    positions_K = np.flatnonzero((labels_BT != IGNORED).any(axis=0))
+        is_target_BT[place, : len(ids_T)] = rows.is_target(int(row))
+    is_target_BT[:, 0] = False  # no token is before it that could predict it
+    targets_N = np.flatnonzero(is_target_BT)
     return MicroBatch(
         torch.from_numpy(ids_BT),
-        torch.from_numpy(positions_K),
-        torch.from_numpy(np.ascontiguousarray(labels_BT[:, positions_K])),
+        torch.from_numpy(targets_N - 1),
+        torch.from_numpy(ids_BT.ravel()[targets_N]),
     )
 
 

@@ -1,22 +1,93 @@
-"""How a training is spread over ranks: one file per strategy."""
+"""How a training is spread over ranks: one file per strategy, behind one protocol."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.ranks import Ranks
+
 
 class Strategy(Protocol):
-    """What the loop asks of a strategy."""
+    """What the loop asks of a strategy. Methods marked *together* must be called by all ranks."""
 
-    model: nn.Module
-    """What a forward pass of the training goes through."""
+    model: Any
+    """The transformers or peft model inside."""
+    notes: list[str]
+    """Sentences on what was chosen, and why."""
+    objective: nn.Module
+    """What a forward pass of the training goes through; it returns the summed loss."""
+    evaluated: nn.Module
+    """What a forward pass of an evaluation goes through."""
+    moves_together: bool
+    """Whether a forward pass needs all ranks, since each holds only a part of the weights."""
 
-    def adding_up(self) -> AbstractContextManager[object]:
-        """Return a context in which gradients are only added up on this rank, not exchanged."""
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
+        """Return a context for one forward and backward pass of a step, of which it may be the last."""
 
-    def gradient_norm(self, limit: float | None) -> torch.Tensor:
-        """Clip the gradients to a norm (None clips nothing) and return the norm they had, over all ranks."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss; over the ranks they are averaged. *Together*."""
+
+    def step(self, learning_rate: float) -> torch.Tensor:
+        """Clip, update the weights, forget the gradients. Return the gradient's norm before clipping. *Together*."""
+
+    def discard(self) -> None:
+        """Forget the gradients."""
+
+    def generating(self) -> AbstractContextManager[object]:
+        """Return a context in which the bare model may generate. *Together* where ``moves_together``."""
+
+    def save(self, folder: Path) -> None:
+        """Write trained weights and the optimizer's state into a folder that is there. *Together*.
+
+        Raises:
+            OSError: The disk refused, on this rank or another.
+        """
+
+    def load(self, folder: Path) -> None:
+        """Load what ``save`` wrote, also what another strategy or another number of ranks wrote. *Together*."""
+
+    def load_weights(self, folder: Path) -> None:
+        """Load the trained weights alone. *Together*."""
+
+    def whole_weights(self, *, trained_only: bool) -> dict[str, torch.Tensor]:
+        """Return weights by their names in ``model``, whole, on the CPU of rank 0; nothing elsewhere. *Together*."""
+
+
+def build_strategy(
+    recipe: Recipe, prepared: PreparedData, folder: RunFolder, ranks: Ranks, device: torch.device, *, passes: int
+) -> Strategy:
+    """Build the model, spread it, and return what trains it.
+
+    Args:
+        recipe: What to train; its strategy is named, not auto.
+        prepared: The data, for the vocabulary.
+        folder: The run folder.
+        ranks: All ranks.
+        device: What this rank computes on.
+        passes: Forward passes of each rank in a step.
+    """
+    name = recipe.strategy.name
+    if name == "deepspeed":
+        from hpcgemma.train.strategies.deepspeed import ZeroStrategy
+
+        return ZeroStrategy(recipe, prepared, folder, ranks, device, passes=passes)
+    if name == "fsdp":
+        from hpcgemma.train.strategies.fsdp import FullyShardedStrategy
+
+        return FullyShardedStrategy(recipe, prepared, ranks, device)
+    if name == "xla":
+        from hpcgemma.train.strategies.xla import XlaStrategy
+
+        on_xla: Strategy = XlaStrategy(recipe, prepared, ranks, device)
+        return on_xla
+    from hpcgemma.train.strategies.ddp import DataParallelStrategy
+
+    return DataParallelStrategy(recipe, prepared, ranks, device)

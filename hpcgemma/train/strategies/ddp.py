@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.anatomy import decoder_layers
+from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.model import build_model
+from hpcgemma.train.objective import Objective
+from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.strategies.native import NativeStrategy
 
-class DataParallel:
-    """A model on each rank, through accelerate; with one rank, the model itself.
+
+class DataParallelStrategy(NativeStrategy):
+    """A model on each rank; with one rank, the model itself.
 
     The process group must exist: accelerate takes the one it finds.
 
     Args:
-        model: The model, on this rank's device.
-        device: That device.
+        recipe: What to train.
+        prepared: The data, for the vocabulary.
+        ranks: All ranks.
+        device: What this rank computes on.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-        self.model: nn.Module = self._accelerator.prepare_model(model, device_placement=False)
-        self._trainable = [each for each in model.parameters() if each.requires_grad]
+    moves_together = False
 
-    def adding_up(self) -> AbstractContextManager[object]:
-        """Return a context in which gradients are only added up on this rank, not exchanged."""
-        context: AbstractContextManager[object] = self._accelerator.no_sync(self.model)
+    def __init__(self, recipe: Recipe, prepared: PreparedData, ranks: Ranks, device: torch.device) -> None:
+        built = build_model(recipe, prepared, device)
+        self.notes = built.notes
+        training = recipe.training
+        if training.activation_checkpointing:
+            built.model.activation_checkpointing_enable({"use_reentrant": False})
+        if training.compile:
+            for layer in decoder_layers(built.model, None):
+                layer.compile(dynamic=True)
+        super().__init__(built.model, recipe)
+        # Gradients are views of the buckets in which they are exchanged: they are in memory once, not twice.
+        buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[buckets])
+        self.evaluated: nn.Module = Objective(built.model, training, autocast=True)
+        self.objective: nn.Module = self._accelerator.prepare_model(self.evaluated, device_placement=False)
+
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
+        """Return a context for one forward and backward pass; gradients are exchanged in the last one of a step."""
+        if is_last:
+            return nullcontext()
+        context: AbstractContextManager[object] = self._accelerator.no_sync(self.objective)
         return context
-
-    def gradient_norm(self, limit: float | None) -> torch.Tensor:
-        """Clip the gradients to a norm (None clips nothing) and return the norm they had."""
-        norm: torch.Tensor = self._accelerator.clip_grad_norm_(
-            self._trainable, float("inf") if limit is None else limit
-        )
-        return norm

@@ -1,0 +1,64 @@
+"""What is minimized: a model whose forward pass gives its loss, not its logits.
+
+Strategies wrap this, not the bare model: weights that are gathered for a forward pass are then there for the loss too,
+which needs the output head. And the logits of a batch are never held whole.
+
+The loss is the cross-entropy summed over learned tokens, in fp32. The sum, not the mean, is what ranks and
+micro-batches can add up: divided once by the learned tokens of the whole global batch, it does not depend on how rows
+were spread.
+
+Letters: B rows, T positions, N learned tokens, D hidden size, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcgemma.recipes.types import TrainingSpec
+from hpcgemma.train.anatomy import decoder_of, head_of
+from hpcgemma.train.linear_loss import summed_cross_entropy
+
+
+class Objective(nn.Module):
+    """A model and its loss.
+
+    Args:
+        model: A transformers model, or a peft model around one.
+        training: Precision and the chunk of the loss.
+        autocast: Whether weights in fp32 compute in bf16 under autocast; a strategy that casts them itself says False.
+    """
+
+    def __init__(self, model: nn.Module, training: TrainingSpec, *, autocast: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._chunk_tokens = training.loss_chunk_tokens
+        self._autocast = autocast and training.precision == "bf16"
+
+    def forward(self, ids_BT: torch.Tensor, positions_N: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        """Return the summed cross-entropy of learned tokens, a scalar in fp32.
+
+        Args:
+            ids_BT: Tokens.
+            positions_N: Where a learned token is predicted, counted through all rows: row x T + position.
+            labels_N: The tokens to be predicted there.
+        """
+        with torch.autocast(ids_BT.device.type, torch.bfloat16, enabled=self._autocast):
+            hidden_BTD = self._hidden(ids_BT)
+            head = head_of(self.model)
+            return summed_cross_entropy(
+                hidden_BTD.flatten(0, 1)[positions_N],
+                head.weight,
+                labels_N,
+                bias_V=head.bias,
+                softcap=head.softcap,
+                logit_scale=head.logit_scale,
+                chunk_tokens=self._chunk_tokens,
+            )
+
+    def _hidden(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        decoder: Any = decoder_of(self.model)
+        hidden_BTD: torch.Tensor = decoder(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return hidden_BTD

@@ -1,0 +1,234 @@
+"""Every strategy trains the same model: the same losses, the same checkpoints, the same finished weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.launch import Run, assert_same
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy.name": "ddp"},
+    "fsdp": {"strategy.name": "fsdp"},
+    "zero-1": {"strategy.name": "deepspeed", "strategy.zero_stage": 1},
+    "zero-2": {"strategy.name": "deepspeed", "strategy.zero_stage": 2},
+    "zero-3": {"strategy.name": "deepspeed", "strategy.zero_stage": 3},
+}
+TWENTY_STEPS = {
+    "training.max_steps": 20,
+    "model.config.attention_dropout": 0.0,
+    "evaluation.every_steps": 10,
+    "checkpoint.every_steps": 10,
+}
+TOLERANCE = 1e-5
+"""Relative, on each loss and each gradient's norm."""
+
+
+class Bench:
+    """One training of each kind on one process, which the others are compared with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.reference = cache(self._reference)
+        self.run = cache(self._run)
+
+    def recipe(self, kind: str) -> dict[str, Any]:
+        """Return what a kind of training changes in the tiny recipe."""
+        pretrained = {
+            "model.path": str(self._folder / "full-one" / "final"),
+            "model.config": {"hidden_size": 32},
+            "tokenizer.train_vocab_size": None,
+        }
+        changes: dict[str, dict[str, Any]] = {
+            "full": {},
+            "continued": pretrained,
+            "adafactor": {"optimizer.name": "adafactor"},
+            "lora": {
+                **pretrained,
+                "lora.rank": 4,
+                "lora.alpha": 8,
+                "lora.modules_to_save": ["embed_tokens", "lm_head"],
+            },
+        }
+        return TWENTY_STEPS | changes[kind]
+
+    def _reference(self, kind: str) -> Run:
+        if kind in ("lora", "continued"):
+            self.reference("full")
+        run = Run(self._folder / f"{kind}-one", self.recipe(kind))
+        assert run.train_here()["outcome"] == "finished"
+        return run
+
+    def _run(self, kind: str, strategy: str) -> Run:
+        self.reference(kind)
+        run = Run(self._folder / f"{kind}-{strategy}", self.recipe(kind) | STRATEGIES[strategy])
+        assert run.train(2)["outcome"] == "finished", run.log()
+        return run
+
+    def halfway(self, run: Run, path: Path, changes: Mapping[str, Any]) -> Run:
+        """Return a copy of a run as it was at step 10, under another strategy."""
+        other = run.copy(path)
+        shutil.rmtree(other.folder.final_dir)
+        shutil.rmtree(other.folder.checkpoints_dir / "step-20")
+        other.change(changes)
+        return other
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("strategies"))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def assert_equal_up_to_rounding(run: Run, reference: Run) -> None:
+    assert run.losses().keys() == reference.losses().keys()
+    for step, values in run.losses().items():
+        assert values == pytest.approx(reference.losses()[step], rel=TOLERANCE), f"step {step}"
+    assert run.evaluations() == pytest.approx(reference.evaluations(), rel=TOLERANCE)
+
+
+def final_of(run: Run) -> dict[str, torch.Tensor]:
+    (path,) = run.folder.final_dir.glob("*model.safetensors")
+    return load_file(path)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "adafactor"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_have_the_losses_and_weights_of_one_process(bench: Bench, kind: str, strategy: str) -> None:
+    reference, run = bench.reference(kind), bench.run(kind, strategy)
+    assert_equal_up_to_rounding(run, reference)
+    weights, expected = final_of(run), final_of(reference)
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero-3"])
+def test_pretrained_weights_that_are_split_while_they_are_loaded_are_the_same(bench: Bench, strategy: str) -> None:
+    assert_equal_up_to_rounding(bench.run("continued", strategy), bench.reference("continued"))
+
+
+@pytest.mark.parametrize("kind", ["full", "adafactor"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "ddp"])
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_by_bit(
+    bench: Bench, tmp_path: Path, kind: str, strategy: str
+) -> None:
+    run = bench.run(kind, strategy)
+    again = bench.halfway(run, tmp_path / "run", bench.recipe(kind) | STRATEGIES[strategy])
+    assert again.train(2)["outcome"] == "finished", again.log()
+    assert again.events("resumed")[0]["step"] == 10
+    assert_same(again, run)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ranks"),
+    [
+        ("fsdp", "fsdp", 4),
+        ("zero-2", "zero-2", 4),
+        ("zero-3", "zero-3", 4),
+        ("zero-1", "ddp", 1),
+        ("ddp", "fsdp", 2),
+        ("fsdp", "zero-3", 2),
+        ("zero-3", "ddp", 2),
+    ],
+)
+def test_another_number_of_ranks_or_another_strategy_goes_on_where_it_was(
+    bench: Bench, tmp_path: Path, before: str, after: str, ranks: int
+) -> None:
+    run = bench.run("full", before)
+    other = bench.halfway(run, tmp_path / "run", bench.recipe("full") | STRATEGIES[after])
+    assert other.train(ranks)["outcome"] == "finished", other.log()
+    assert other.events("resumed")[0]["samples"] == 80
+    assert_equal_up_to_rounding(other, run)
+
+
+@pytest.mark.parametrize(("before", "after"), [("zero-3", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero-2")])
+def test_adafactors_statistics_too_go_from_one_strategy_to_another(
+    bench: Bench, tmp_path: Path, before: str, after: str
+) -> None:
+    run = bench.run("adafactor", before)
+    other = bench.halfway(run, tmp_path / "run", bench.recipe("adafactor") | STRATEGIES[after])
+    assert other.train(2)["outcome"] == "finished", other.log()
+    assert_equal_up_to_rounding(other, run)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        ("fsdp", {"training.activation_checkpointing": True}),
+        ("fsdp", {"strategy.offload_parameters": True, "strategy.reshard_after_forward": False}),
+        ("zero-2", {"strategy.offload_optimizer": True, "strategy.reduce_bucket_size": 1000}),
+        ("zero-3", {"strategy.offload_optimizer": True, "strategy.offload_parameters": True}),
+        ("zero-3", {"training.activation_checkpointing": True}),
+    ],
+    ids=["fsdp-checkpointing", "fsdp-offload", "zero-2-offload", "zero-3-offload", "zero-3-checkpointing"],
+)
+def test_what_saves_memory_does_not_change_the_losses(
+    bench: Bench, tmp_path: Path, strategy: str, changes: dict[str, Any]
+) -> None:
+    run = Run(tmp_path / "run", bench.recipe("full") | STRATEGIES[strategy] | changes)
+    assert run.train(2)["outcome"] == "finished", run.log()
+    assert_equal_up_to_rounding(run, bench.reference("full"))
+
+
+def test_hybrid_sharding_over_two_nodes_has_the_same_losses(bench: Bench, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", bench.recipe("full") | STRATEGIES["fsdp"] | {"strategy.hybrid_shard": True})
+    run.ranks_per_node = 2
+    assert run.train(4)["outcome"] == "finished", run.log()
+    assert_equal_up_to_rounding(run, bench.reference("full"))
+
+
+def test_fsdp_with_one_process_is_refused(tmp_path: Path) -> None:
+    outcome = Run(tmp_path / "run", STRATEGIES["fsdp"]).train_here()
+    assert outcome["kind"] == "input"
+    assert outcome["sentence"].startswith("strategy.name fsdp needs at least two processes")
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero-3"])
+def test_sharded_ranks_with_unequal_work_evaluate_and_answer_together(
+    bench: Bench, tmp_path: Path, strategy: str
+) -> None:
+    changes = {"training.max_steps": 2, "evaluation.generation": {"rows": 3, "max_new_tokens": 4}}
+    run = Run(tmp_path / "run", bench.recipe("full") | changes | STRATEGIES[strategy])
+    assert run.train(2)["outcome"] == "finished", run.log()
+    alone = Run(tmp_path / "alone", bench.recipe("full") | changes)
+    alone.train_here()
+    answers = json.loads(run.folder.evaluation_file.read_text())
+    assert answers == json.loads(alone.folder.evaluation_file.read_text())
+
+
+def test_deepspeeds_configuration_is_in_the_run_folder(bench: Bench) -> None:
+    config = json.loads((bench.run("full", "zero-2").folder.path / "deepspeed.json").read_text())
+    trained = sum(tensor.numel() for tensor in final_of(bench.reference("full")).values())
+    assert config == {
+        "train_batch_size": 8,
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 1.0,
+        "bf16": {"enabled": False},
+        "zero_optimization": {
+            "stage": 2,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": trained,
+            "allgather_bucket_size": trained,
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 60,
+    }
+
+
+def test_a_checkpoint_holds_no_pickle(bench: Bench) -> None:
+    for strategy in STRATEGIES:
+        state = bench.run("full", strategy).folder.checkpoints_dir / "step-20" / "state"
+        assert {path.suffix for path in state.iterdir()} == {".safetensors"}
