@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 
-.PHONY: help install install-dev demo test test-quick check format lint types layers benchmark clean
+.PHONY: help install install-dev demo test test-quick test-gpu check format lint types layers benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test: install-dev  ## Run all tests; installs Slurm from Debian's packages where
 
 test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
 	$(BIN)/python -m pytest -m 'not slurm' --ignore tests/train --ignore tests/local
+
+test-gpu: install-dev  ## Run the GPU tests on a machine with one GPU; prints tokens/s, MFU and peak memory per recipe
+	$(BIN)/python -m pytest -m gpu -s
 
 check: install-dev  ## All that CI runs: format, lint, types, layers, tests
 	$(MAKE) lint types layers

@@ -92,6 +92,11 @@ CASES: dict[tuple[str, str], tuple[str, str]] = {
         "training.compile cannot follow strategy.zero_stage 3, which gathers weights in hooks around every module",
         f"--set training.compile=false, or --set strategy.name=fsdp {NOT_DEEPSPEED}",
     ),
+    ("gemma3_27b_qlora", "training.compile=true"): (
+        "training.compile is done anew for each layer that strategy.name fsdp gathers from the 4 bits of "
+        "model.quantization, until torch gives it up",
+        "--set training.compile=false, or --set strategy.name=ddp",
+    ),
     ("gemma2_9b_lora", "optimizer.name=adamw_8bit"): (
         "optimizer.name adamw_8bit keeps its states in blocks of 256 elements, which strategy.name deepspeed would cut "
         "through",

@@ -125,6 +125,12 @@ def _of_sharding(recipe: Recipe) -> Iterator[Finding]:
             "training.compile cannot follow strategy.zero_stage 3, which gathers weights in hooks around every module",
             f"--set training.compile=false, or {switching(recipe, 'strategy', 'fsdp')}",
         )
+    if spec.name == "fsdp" and training.compile and recipe.model.quantization is not None:
+        yield Finding(
+            "training.compile is done anew for each layer that strategy.name fsdp gathers from the 4 bits of "
+            "model.quantization, until torch gives it up",
+            "--set training.compile=false, or --set strategy.name=ddp",
+        )
     if spec.name in ("fsdp", "deepspeed") and recipe.optimizer.name == "adamw_8bit":
         yield Finding(
             f"optimizer.name adamw_8bit keeps its states in blocks of 256 elements, which strategy.name {spec.name} "

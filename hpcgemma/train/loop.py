@@ -30,7 +30,7 @@ from hpcgemma.train.final import write_final
 from hpcgemma.train.heartbeat import Heartbeat
 from hpcgemma.train.introduction import introduce
 from hpcgemma.train.learner import Learner, StepResult
-from hpcgemma.train.metrics import MetricsLog, StepMetrics, say
+from hpcgemma.train.metrics import MetricsLog, StepMetrics, peak_memory_gib, say
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.runfile import recipe_fingerprint
 from hpcgemma.train.signals import StopRequest, signal_name
@@ -265,6 +265,7 @@ class Trainer:
                 tokens=tokens,
                 target_tokens=targets,
                 tokens_per_s=round(speed, 1),
+                peak_memory_gib=peak_memory_gib(self.device),
             )
         )
 

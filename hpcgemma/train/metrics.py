@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from hpcgemma import files
 from hpcgemma.runs.folder import RunFolder
 
@@ -13,6 +15,13 @@ from hpcgemma.runs.folder import RunFolder
 def say(line: str) -> None:
     """Print a line at once, so that a killed rank leaves its last words."""
     print(line, flush=True)
+
+
+def peak_memory_gib(device: torch.device) -> float | None:
+    """Return the most memory that torch has had of a GPU so far; None for another device."""
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_reserved(device) / 2**30, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,8 @@ class StepMetrics:
     """Tokens among them that are learned."""
     tokens_per_s: float
     """Since the last line, over all ranks."""
+    peak_memory_gib: float | None
+    """Most memory that torch had of rank 0's GPU so far; None without a GPU."""
 
 
 _STEP_TAGS = {name: f"train/{name}" for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
@@ -65,6 +76,7 @@ class MetricsLog:
         say(
             f"step {metrics.step:>6}/{metrics.total_steps} | loss {metrics.loss:.4f} | learning rate "
             f"{metrics.learning_rate:.2e} | norm {metrics.grad_norm:.3f} | {metrics.tokens_per_s:,.0f} tokens/s"
+            + ("" if metrics.peak_memory_gib is None else f" | peak {metrics.peak_memory_gib:.1f} GiB")
         )
 
     def write_evaluation(self, step: int, samples: int, loss: float) -> None:

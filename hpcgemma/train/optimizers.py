@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpcgemma.errors import InputError
 from hpcgemma.recipes.types import OptimizerSpec
+from hpcgemma.train.quantization import import_bitsandbytes
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer:
@@ -38,10 +40,14 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], spec: OptimizerSpec)
         )
     betas = (spec.betas[0], spec.betas[1])
     if spec.name == "adamw_8bit":
-        from bitsandbytes.optim.adamw import AdamW8bit
-
-        make: Any = AdamW8bit
-        eight_bit: torch.optim.Optimizer = make(groups, lr=spec.learning_rate, betas=betas, eps=spec.eps)
+        bitsandbytes: Any = import_bitsandbytes()
+        if bitsandbytes is None:
+            raise InputError(
+                "optimizer.name adamw_8bit needs the package bitsandbytes", "pip install 'hpcgemma[quantization]'"
+            )
+        eight_bit: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+            groups, lr=spec.learning_rate, betas=betas, eps=spec.eps
+        )
         return eight_bit
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=betas, eps=spec.eps, fused=spec.fused)
 

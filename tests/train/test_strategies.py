@@ -57,11 +57,12 @@ class Bench:
                 "lora.alpha": 8,
                 "lora.modules_to_save": ["embed_tokens", "lm_head"],
             },
+            "qlora": {**pretrained, "lora.rank": 4, "lora.alpha": 8, "model.quantization": {}},
         }
         return TWENTY_STEPS | changes[kind]
 
     def _reference(self, kind: str) -> Run:
-        if kind in ("lora", "continued"):
+        if kind in ("lora", "qlora", "continued"):
             self.reference("full")
         run = Run(self._folder / f"{kind}-one", self.recipe(kind))
         assert run.train_here()["outcome"] == "finished"
@@ -111,6 +112,19 @@ def test_two_ranks_have_the_losses_and_weights_of_one_process(bench: Bench, kind
     assert weights.keys() == expected.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero-1", "zero-2"])
+def test_adapters_on_weights_in_4_bits_train_alike_and_resume(bench: Bench, tmp_path: Path, strategy: str) -> None:
+    run = bench.run("qlora", strategy)
+    assert_equal_up_to_rounding(run, bench.reference("qlora"))
+    again = bench.halfway(run, tmp_path / "run", bench.recipe("qlora") | STRATEGIES[strategy])
+    assert again.train(2)["outcome"] == "finished", again.log()
+    assert again.losses() == run.losses()
+    adapters = final_of(run)
+    assert len(adapters) == 2 * 2 * 7  # two layers, seven projections
+    assert all(torch.equal(tensor, adapters[name]) for name, tensor in final_of(again).items())
+    assert all(tensor.count_nonzero() for tensor in adapters.values())
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "zero-3"])

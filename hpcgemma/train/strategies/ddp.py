@@ -43,8 +43,11 @@ class DataParallelStrategy(NativeStrategy):
                 layer.compile(dynamic=True)
         super().__init__(built.model, recipe)
         # Gradients are views of the buckets in which they are exchanged: they are in memory once, not twice.
-        buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[buckets])
+        # Rows without an image leave a vision tower without gradients, which DDP must look for.
+        options = DistributedDataParallelKwargs(
+            gradient_as_bucket_view=True, find_unused_parameters=recipe.model.kind == "vision"
+        )
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[options])
         self.evaluated: nn.Module = Objective(built.model, training, autocast=True)
         self.objective: nn.Module = self._accelerator.prepare_model(self.evaluated, device_placement=False)
 
