@@ -35,12 +35,16 @@ def check_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) ->
         model_config: What is known of the model's transformers config.
     """
     return [
-        *contradictions(recipe, _surroundings(plan, model_config)),
+        *check_method(plan, recipe, model_config),
         *_check_sources(recipe),
         *_check_data(recipe),
         *_check_model(plan, recipe),
-        *_check_packages(recipe),
     ]
+
+
+def check_method(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
+    """Return what cannot work whatever the data are, as of a run whose data are prepared: fields, and packages."""
+    return [*contradictions(recipe, _surroundings(plan, model_config)), *_check_packages(recipe)]
 
 
 def note_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:

@@ -16,4 +16,10 @@ dry_run: Decorator = click.option("--dry-run", is_flag=True, help="Say what woul
 wait: Decorator = click.option(
     "--wait", is_flag=True, help="Stay and show progress until the run ends. Ctrl-C leaves it running."
 )
+settings: Decorator = click.option(
+    "--set", "settings", multiple=True, metavar="A.B=C", help="Set a field of the recipe; repeatable."
+)
+walltime: Decorator = click.option(
+    "--time", "walltime", metavar="HH:MM:SS", help="Time limit of one job; the run goes on in further jobs."
+)
 run_argument: Decorator = click.argument("run", metavar="[RUN]", required=False)

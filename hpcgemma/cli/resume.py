@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hpcgemma.cli import options
 
+if TYPE_CHECKING:
+    from hpcgemma.findings import Finding
+
 
 @click.command()
 @options.run_argument
+@options.settings
+@options.walltime
 @options.dry_run
 @options.wait
 @options.json_output
-def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
+def resume(
+    run: str | None, settings: tuple[str, ...], walltime: str | None, dry_run: bool, wait: bool, as_json: bool
+) -> int:
     r"""Go on with a run from its newest checkpoint: the newest unfinished one, or one by name, job id or folder.
 
     \b
     hpcgemma resume
     hpcgemma resume gemma2_9b_lora-3
+    hpcgemma resume gemma2_9b_lora-3 --set resources.gpus_per_node=4
     """
     from hpcgemma import checkpoints
-    from hpcgemma.cli import choosing, console, waiting
+    from hpcgemma.cli import changing, choosing, console, waiting
+    from hpcgemma.cli.submit import show_notes
     from hpcgemma.errors import InputError, SchedulerError
     from hpcgemma.executors import submission
     from hpcgemma.plan import Plan
@@ -40,7 +51,11 @@ def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
             raise InputError("there is no unfinished run", "hpcgemma status  lists all runs")
         stopped = [pair for pair in unfinished if not pair[1].status.is_active]
         entry = (stopped or unfinished)[0][0]
-    plan = Plan.from_mapping(store.read_run_file(entry.folder)["plan"])
+    content = store.read_run_file(entry.folder)
+    plan = Plan.from_mapping(content["plan"])
+    notes: list[Finding] = []
+    if settings or walltime is not None:
+        content, plan, notes = changing.changed(entry, content, settings, walltime, client)
 
     with store.sole_submitter(entry):
         state = tracking.track([entry], client)[0]
@@ -55,14 +70,24 @@ def resume(run: str | None, dry_run: bool, wait: bool, as_json: bool) -> int:
             f"from its checkpoint at step {found[-1].step}" if found else "from the start: it has no checkpoint yet"
         )
         job_id = state.job_id
+        if state.status.is_active and (settings or walltime is not None):
+            raise InputError(
+                f"run {entry.name} is {state.status.value} as job {job_id}; it is changed only while no job has it",
+                f"hpcgemma cancel {entry.name}, which saves first; then this command again",
+            )
         if state.status.is_active:
             hastened = tracking.end_requeue_wait(entry, state, client)
             what = "asked Slurm to start it now" if hastened else "it goes on by itself"
             console.say(f"run {entry.name} is {state.status.value} as job {job_id}: {what}")
         elif dry_run:
+            show_notes(notes)
             console.say(f"run {entry.name} would go on {origin}")
             return 0
         else:
+            if settings or walltime is not None:
+                store.rewrite_run_file(entry.folder, content)
+                entry.folder.record("changed", settings=list(settings), walltime=walltime)
+                show_notes(notes)
             job_id = submission.submit_again(entry, plan, client, supervise)
             console.say(f"run {entry.name} goes on as job {job_id} {origin}")
     if wait:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--profile", "profile_name", required=True, metavar="NAME", help="Cluster profile: a name or a file.")
 @click.option("--recipe", "recipe_name", required=True, metavar="NAME", help="Recipe: a name or a file.")
-@click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Set a field of the recipe; repeatable.")
+@options.settings
 @click.option("--name", metavar="NAME", help="Name of the run. Default: the recipe's, with a number.")
 @click.option("--account", metavar="NAME", envvar="HPCGEMMA_ACCOUNT", help="Account that pays. [env: HPCGEMMA_ACCOUNT]")
-@click.option("--time", "walltime", metavar="HH:MM:SS", help="Time limit of one job; the run goes on in further jobs.")
+@options.walltime
 @click.option(
     "--runs-dir",
     metavar="DIR",

@@ -21,6 +21,7 @@ EventName = Literal[
     "ended",  # an attempt ended: attempt, ending, sentence, step
     "relaunched",  # the ranks are started again in the same allocation: attempt
     "continued",  # the run goes on in another job, or in this one requeued: by, job_id
+    "changed",  # the launcher resumes it under other settings: settings, walltime
     "hastened",  # the launcher ended the wait of a requeued job: job_id
     "cancelled",  # the user asked for the end: job_id
     "finished",  # final/ is complete: step

@@ -142,6 +142,12 @@ def read_run_file(folder: RunFolder) -> dict[str, Any]:
     return content
 
 
+def rewrite_run_file(folder: RunFolder, content: dict[str, Any]) -> None:
+    """Replace run.yaml, whole or not at all."""
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    files.write_atomically(folder.run_file, text)
+
+
 def entry_of(folder: RunFolder) -> RunEntry:
     """Return the index entry of a run folder, read from its run.yaml."""
     content = read_run_file(folder)

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hpcgemma.errors import HpcGemmaError
+from hpcgemma.recipes.fingerprint import recipe_fingerprint
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train import generation
@@ -32,7 +33,6 @@ from hpcgemma.train.introduction import introduce
 from hpcgemma.train.learner import Learner, StepResult
 from hpcgemma.train.metrics import MetricsLog, StepMetrics, peak_memory_gib, say
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.runfile import recipe_fingerprint
 from hpcgemma.train.signals import StopRequest, signal_name
 
 _UNSTABLE = "in a new run, try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32"

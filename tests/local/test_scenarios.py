@@ -7,6 +7,8 @@ import signal
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
 
@@ -98,6 +100,33 @@ def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_brok
     assert run.events("resumed")[-1]["step"] < int(newest.name.split("-")[1])
     assert list((run.folder / "checkpoints").glob("bad-*"))
     assert_same_training(run, reference)
+
+
+def test_a_run_goes_on_under_another_strategy_and_with_other_gpus(terminal: Terminal, reference: Training) -> None:
+    run = terminal.submit("changed", "local")
+    run.wait_for_step(20)
+    assert (
+        "it is changed only while no job has it"
+        in terminal.call("resume", run.name, "--set", "strategy.name=fsdp", code=2).stderr
+    )
+    run.freeze()
+    terminal.call("cancel", run.name)
+    run.thaw()
+    wait_until("the cancelled run's end", lambda: run.status()["state"] == "CANCELLED")
+    refused = terminal.call("resume", run.name, "--set", "optimizer.learning_rate=1.0", code=2).stderr
+    assert "optimizer.learning_rate decides what the weights become" in refused
+    refused = terminal.call("resume", run.name, "--set", "resources.gpus_per_node=3", code=2).stderr
+    assert "training.global_batch 16 is not a multiple of 12" in refused
+
+    settings = ["--set", "resources.gpus_per_node=4", "--set", "strategy.name=fsdp"]
+    terminal.call("resume", run.name, *settings)
+    assert run.wait_for_end()["state"] == "COMPLETED", run.logs()
+    assert [event["settings"] for event in run.events("changed")] == [[settings[1], settings[3]]]
+    expected = reference.losses()
+    assert run.losses().keys() == expected.keys()
+    for step, values in run.losses().items():
+        assert values == pytest.approx(expected[step], rel=1e-3)
+    assert run.losses()[21] == pytest.approx(expected[21], rel=1e-5)
 
 
 def test_ctrl_c_leaves_the_run_alone_and_says_how_to_look_again(terminal: Terminal, reference: Training) -> None:

@@ -1,0 +1,72 @@
+"""Going on with a run under other resources, or another strategy: what `hpcgemma resume --set` changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hpcgemma.findings import Finding
+from hpcgemma.plan import Plan
+from hpcgemma.runs.store import RunEntry
+from hpcgemma.slurm.client import SlurmClient
+
+
+def changed(
+    entry: RunEntry, content: dict[str, Any], settings: Sequence[str], walltime: str | None, client: SlurmClient
+) -> tuple[dict[str, Any], Plan, list[Finding]]:
+    """Return the content of run.yaml under new settings, the new plan, and what is worth knowing of it.
+
+    Args:
+        entry: The run.
+        content: Its run.yaml.
+        settings: As after ``--set``.
+        walltime: Time limit of one job; None keeps it.
+        client: Asks Slurm what the partition gives.
+
+    Raises:
+        ConfigError: A setting is wrong, contradicts another, or does not fit the cluster.
+        InputError: A setting would change what the weights become.
+        SchedulerError: Slurm does not answer.
+    """
+    from hpcgemma import configfile, hub, preflight
+    from hpcgemma.errors import InputError
+    from hpcgemma.findings import refuse
+    from hpcgemma.plan import make_plan
+    from hpcgemma.profiles import Profile
+    from hpcgemma.recipes.fingerprint import deciding_changes, free_fields
+    from hpcgemma.recipes.foreign_names import FOREIGN_NAMES
+    from hpcgemma.recipes.types import Recipe
+    from hpcgemma.strategy import with_strategy
+    from hpcgemma.walltime import format_walltime
+
+    before = Recipe.model_validate(content["recipe"])
+    profile = Profile.model_validate(content["profile"])
+    old_plan = Plan.from_mapping(content["plan"])
+    document = configfile.with_settings(configfile.Document(content["recipe"]), settings)
+    subject = f"recipe {before.name!r}"
+    recipe = configfile.build(Recipe, document, subject=subject, foreign_names=FOREIGN_NAMES)
+    deciding = deciding_changes(before, recipe)
+    if deciding:
+        raise InputError(
+            f"{', '.join(deciding)} decides what the weights become: run {entry.name} keeps what it began with",
+            f"start a new run (hpcgemma submit); a resumed one may change {', '.join(free_fields())}",
+        )
+    model_config = hub.model_config(recipe)
+    is_unlimited = profile.scheduler == "none" and walltime is None
+    keeps_walltime = walltime is None and recipe.resources.walltime == before.resources.walltime
+    plan = make_plan(
+        profile,
+        recipe,
+        run_name=entry.name,
+        run_id=entry.run_id,
+        account=old_plan.account,
+        walltime=format_walltime(old_plan.walltime_min) if keeps_walltime and not is_unlimited else walltime,
+        model_config=model_config,
+    )
+    recipe = with_strategy(recipe, plan.strategy)
+    findings = preflight.check_method(plan, recipe, model_config)
+    if plan.scheduler == "slurm":
+        findings += preflight.check_partition(plan, client)
+    refuse(findings)
+    new = content | {"plan": plan.as_mapping(), "recipe": recipe.model_dump(mode="json")}
+    return new, plan, preflight.note_recipe(plan, recipe, model_config)
