@@ -181,7 +181,7 @@ def test_gemma3_4b_cpt_holds_every_hyperparameter_of_its_system() -> None:
     assert (training.max_grad_norm, training.precision, training.trained_weights) == (1.0, "bf16", "bf16")
     assert (training.compile, training.tf32, training.activation_checkpointing) == (True, True, True)
     assert recipe.data.num_workers == 8
-    assert (recipe.evaluation.every_steps, recipe.checkpoint.every_steps, recipe.checkpoint.keep) == (50, 50, 5)
+    assert (recipe.evaluation.every_steps, recipe.checkpoint.every_steps, recipe.checkpoint.keep_best) == (50, 50, 5)
     assert recipe.evaluation.best_at_end
 
 

@@ -233,7 +233,9 @@ class CheckpointSpec(Section):
     every_steps: int = Field(100, gt=0)
     """Steps between checkpoints; at most this much is computed again after a crash."""
     keep: int = Field(2, ge=2)
-    """Newest checkpoints kept, beside the best one. Never below two."""
+    """Newest checkpoints kept, beside the best ones. Never below two."""
+    keep_best: int = Field(1, ge=1)
+    """Checkpoints of the lowest held-out losses kept; one that is among them is saved whenever it comes."""
 
 
 class StrategySpec(Section):

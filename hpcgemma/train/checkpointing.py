@@ -204,7 +204,7 @@ class Checkpointing:
             seconds=round(time.monotonic() - began, 3),
             bytes=checkpoint.total_bytes,
         )
-        protect = set() if progress.best_step is None else {progress.best_step}
+        protect = {step for _, step in progress.best}
         deleted = checkpoints.prune(
             self._folder.checkpoints_dir, keep=self._keep, protect=protect, verified=self._verified
         )

@@ -157,7 +157,7 @@ class Trainer:
         self.progress.samples += self.recipe.training.global_batch
 
     def _evaluate(self) -> bool:
-        """Measure the held-out loss and return whether it is the lowest so far."""
+        """Measure the held-out loss and return whether the weights are to be kept for it."""
         self.heartbeat.beat("evaluating")
         loss = held_out_loss(
             self.strategy,
@@ -172,14 +172,15 @@ class Trainer:
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"step {self.progress.step}: the held-out loss is {loss}", _UNSTABLE)
         progress, evaluation = self.progress, self.recipe.evaluation
-        is_best = progress.note_evaluation(loss, evaluation.early_stopping)
+        keep = self.recipe.checkpoint.keep_best
+        place = progress.note_evaluation(loss, evaluation.early_stopping, keep=keep)
         if self.log is not None:
             self.log.write_evaluation(progress.step, progress.samples, loss)
-            best = " (the lowest so far)" if is_best else ""
+            best = " (the lowest so far)" if place == 0 else ""
             say(f"step {progress.step:>6}/{self.total_steps} | held-out loss {loss:.4f}{best}")
             if progress.ended_early:
                 say(f"early stopping: no fall in {progress.evaluations_without_fall} evaluations")
-        return is_best and evaluation.best_at_end
+        return place is not None and evaluation.best_at_end
 
     def _save(self, *, must_succeed: bool) -> None:
         """Save this step, unless that is done or there is nothing to lose."""
@@ -197,7 +198,7 @@ class Trainer:
             is_loaded = self.checkpointing.load_best(best)
             if self.ranks.is_first:
                 say(
-                    f"final: weights of step {best}, of the lowest held-out loss ({progress.best_loss:.4f})"
+                    f"final: weights of step {best}, of the lowest held-out loss ({progress.best[0][0]:.4f})"
                     if is_loaded
                     else f"WARNING: the best checkpoint, step {best}, is damaged; final: those of step {progress.step}"
                 )

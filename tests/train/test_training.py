@@ -397,3 +397,20 @@ def test_tensorboard_shows_the_loss(tmp_path: Path) -> None:
     board.Reload()
     shown = {each.step: each.value for each in board.Scalars("train/loss")}
     assert shown == pytest.approx({step: loss for step, (loss, _) in run.losses().items()})
+
+
+def test_the_checkpoints_of_the_lowest_held_out_losses_are_kept(tmp_path: Path) -> None:
+    changes = {
+        "training.max_steps": 40,
+        "optimizer.learning_rate": 0.05,
+        "schedule.name": "constant",
+        "evaluation.every_steps": 5,
+        "checkpoint": {"every_steps": 40, "keep": 2, "keep_best": 3},
+    }
+    run = Run(tmp_path / "run", changes)
+    run.train_here()
+    losses = run.evaluations()
+    lowest = sorted(losses, key=lambda step: losses[step])[:3]
+    kept = {int(name.removeprefix("step-")) for name in run.checkpoints()}
+    assert set(lowest) <= kept
+    assert len(kept) <= 5
