@@ -1,4 +1,4 @@
-"""Every shipped recipe trains, as its tiny twin: its strategy, optimizer, precision and method, on this machine."""
+"""Shipped recipes from submission to the finished model; tests/train/test_recipes.py trains all of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import math
 import pytest
 import yaml
 
-from hpcgemma.recipes import load_recipe, recipe_names
+from hpcgemma.recipes import load_recipe
 from tests.scenario import Terminal, Training
 
-TWINS = [name for name in recipe_names() if name.endswith("_tiny") and name.removesuffix("_tiny") in recipe_names()]
 
-
-@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("twin", ["gemma2_9b_lora_tiny", "gemma3_27b_qlora_tiny"], ids=["zero-2", "fsdp-4bit"])
 def test_a_recipe_trains_as_its_tiny_twin(terminal: Terminal, twin: str) -> None:
     said = terminal.json("submit", "--profile", "local", "--recipe", twin, "--name", twin, "--wait")
     run = Training(terminal, twin, terminal.folder.parent / "runs" / twin, said["job_id"])
@@ -23,6 +21,5 @@ def test_a_recipe_trains_as_its_tiny_twin(terminal: Terminal, twin: str) -> None
     assert all(map(math.isfinite, losses))
     assert list((run.folder / "final").glob("*.safetensors"))
     kept = yaml.safe_load((run.folder / "run.yaml").read_text())
-    asked = load_recipe(twin).strategy.name
-    assert kept["recipe"]["strategy"]["name"] == kept["plan"]["strategy"] == ("ddp" if asked == "auto" else asked)
+    assert kept["recipe"]["strategy"]["name"] == kept["plan"]["strategy"] == load_recipe(twin).strategy.name
     assert kept["plan"]["strategy_reason"]
