@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 
-.PHONY: help install install-dev demo test test-quick test-gpu check format lint types layers benchmark clean
+.PHONY: help install install-dev demo test test-slow test-quick test-gpu check format lint types layers benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,10 +31,13 @@ demo: install  ## Train, resume-safe, on this machine: the embedded default, in 
 
 test: install-dev  ## Run all tests; installs Slurm from Debian's packages where it may
 	sh tools/install_slurm.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: install-dev  ## Run the tests that take minutes: torch.compile under each strategy
+	$(BIN)/python -m pytest -m slow
 
 test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
-	$(BIN)/python -m pytest -m 'not slurm' --ignore tests/train --ignore tests/local
+	$(BIN)/python -m pytest -m 'not slurm and not slow' --ignore tests/train --ignore tests/local
 
 test-gpu: install-dev  ## Run the GPU tests on a machine with one GPU; prints tokens/s, MFU and peak memory per recipe
 	$(BIN)/python -m pytest -m gpu -s

@@ -141,6 +141,14 @@ CASES: dict[tuple[str, str], tuple[str, str]] = {
         "training.liger_kernels is for GPUs, and strategy.name is xla",
         "--set training.liger_kernels=false",
     ),
+    ("gemma3_270m_tpu", "model.attention=sdpa"): (
+        "model.attention sdpa has no kernel under strategy.name xla, whose compiler fuses what eager attention does",
+        "--set model.attention=auto",
+    ),
+    ("gemma3_270m_tpu", "evaluation.generation.rows=8"): (
+        "evaluation.generation makes answers grow token by token, and strategy.name xla compiles each length anew",
+        "--set evaluation.generation=null; final/ can answer on a GPU or a CPU",
+    ),
     ("gemma3_4b_cpt", "model.quantization.bits=4"): (
         "model.quantization keeps frozen weights in 4 bits, and without lora all of them would be trained",
         "--set lora.rank=16, or --set model.quantization=null",

@@ -50,7 +50,7 @@ def contradictions(recipe: Recipe, around: Surroundings) -> list[Finding]:
         *strays(recipe),
         *_of_processes(recipe, around),
         *_of_sharding(recipe),
-        *_of_xla(recipe),
+        *_of_xla(recipe, around),
         *_of_quantization(recipe),
         *_of_adapters(recipe, text),
         *_of_freezing(recipe, text),
@@ -139,7 +139,7 @@ def _of_sharding(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
-def _of_xla(recipe: Recipe) -> Iterator[Finding]:
+def _of_xla(recipe: Recipe, around: Surroundings) -> Iterator[Finding]:
     training = recipe.training
     if recipe.strategy.name != "xla":
         return
@@ -174,6 +174,27 @@ def _of_xla(recipe: Recipe) -> Iterator[Finding]:
     if training.liger_kernels:
         yield Finding(
             "training.liger_kernels is for GPUs, and strategy.name is xla", "--set training.liger_kernels=false"
+        )
+    if recipe.model.attention not in ("auto", "eager"):
+        yield Finding(
+            f"model.attention {recipe.model.attention} has no kernel under strategy.name xla, whose compiler fuses what "
+            "eager attention does",
+            "--set model.attention=auto",
+        )
+    if recipe.model.kind == "vision":
+        yield Finding(
+            "model.kind vision has no batches of one shape, which strategy.name xla needs",
+            "--set model.kind=text, or --set strategy.name=auto",
+        )
+    if recipe.evaluation.generation is not None:
+        yield Finding(
+            "evaluation.generation makes answers grow token by token, and strategy.name xla compiles each length anew",
+            "--set evaluation.generation=null; final/ can answer on a GPU or a CPU",
+        )
+    if around.device == "cuda":
+        yield Finding(
+            "strategy.name xla computes on a TPU, and the profile's device is cuda",
+            "--set strategy.name=auto, or device: auto in the profile",
         )
 
 

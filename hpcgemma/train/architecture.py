@@ -89,7 +89,7 @@ def _random_config(spec: ModelSpec, prepared: PreparedData) -> Any:
     default = _config_of(model_type, {})
     is_vision = spec.kind == "vision"
     section: dict[str, Any] = shape.setdefault("text_config", {}) if is_vision else shape
-    section |= {f"{name}_token_id": prepared.special[name] for name in ("pad", "eos", "bos")}
+    section |= {f"{name}_token_id": prepared.special.get(name) for name in ("pad", "eos", "bos")}
     marks = _unplaced_marks(default, shape) if is_vision else []
     needed = prepared.vocab_size + len(marks)
     vocab_size = section.setdefault("vocab_size", -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE)

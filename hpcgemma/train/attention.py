@@ -125,6 +125,8 @@ def _obstacle(name: str, demands: Demands, model_class: Any, device: torch.devic
         return f"it cannot apply this model's softcap of {demands.softcap:g}"
     if not _supports(model_class, name):
         return f"{model_class.__name__} does not support it"
+    if name == "sdpa" and device.type == "xla":
+        return "XLA makes the same operations of it, and autocast does not know it there"  # torch_xla 2.9
     if name == "flash_attention_2":
         return _flash_obstacle(demands, device, precision)
     if name == "flex_attention":
@@ -164,5 +166,5 @@ def _merit(name: str, demands: Demands) -> str:
     if demands.softcap is not None:
         return f"it applies the softcap of {demands.softcap:g} on the attention scores"
     if name == "eager":
-        return "the only one this model supports"
+        return "the only one that this model supports here"
     return "no softcap on the attention scores, so it is exact"

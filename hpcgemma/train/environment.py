@@ -74,14 +74,21 @@ def announce_place(environment: Environment, device: torch.device) -> None:
     os.environ["WORLD_SIZE"] = str(environment.world_size)
 
 
-def choose_device(environment: Environment) -> torch.device:
+def choose_device(environment: Environment, *, on_xla: bool = False) -> torch.device:
     """Return the device this rank computes on.
 
+    Args:
+        environment: This rank's place.
+        on_xla: Whether the recipe's strategy is xla.
+
     Raises:
-        HpcGemmaError: CUDA is demanded and torch sees no GPU. It never falls back to the CPU by itself.
+        HpcGemmaError: CUDA is demanded and torch sees no GPU. It never falls back to the CPU by itself. Or torch_xla is
+            demanded and does not work.
     """
     import torch
 
+    if on_xla:
+        return _choose_xla(environment)
     if environment.device == "cpu" or (environment.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -99,6 +106,27 @@ def choose_device(environment: Environment) -> torch.device:
             "ask for as many GPUs per node as ranks: --set resources.gpus_per_node=N",
         )
     return torch.device("cuda", index)
+
+
+def _choose_xla(environment: Environment) -> torch.device:
+    import torch
+
+    if environment.device == "cuda":
+        raise HpcGemmaError(
+            "strategy.name xla computes on a TPU, and HPCGEMMA_DEVICE is cuda",
+            "--set strategy.name=auto, or a profile with device: auto",
+        )
+    if environment.device == "cpu":
+        os.environ["PJRT_DEVICE"] = "CPU"
+    try:
+        import torch_xla
+    except ImportError as error:
+        raise HpcGemmaError(
+            f"strategy.name xla: torch_xla cannot be loaded beside torch {torch.__version__}: {error}",
+            "pip install 'hpcgemma[xla]' in an environment of its own, or without a TPU: --set strategy.name=auto",
+        ) from None
+    del torch_xla
+    return torch.device("xla")  # of which a process has one; its strategy sees to that
 
 
 def _whole_number(variables: Mapping[str, str], name: str, default: int) -> int:

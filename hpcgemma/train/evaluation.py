@@ -48,9 +48,9 @@ def held_out_loss(
             chosen = mine[start : start + micro_batch]
             if not len(chosen) and not strategy.moves_together:
                 continue
-            batch = collate(rows, chosen if len(chosen) else by_length[-1:], prepared.special["pad"]).to(device)
+            batch = collate(rows, chosen if len(chosen) else by_length[-1:], prepared.special["pad"])
             with torch.no_grad():
-                loss = strategy.evaluated(*batch)
+                loss = strategy.evaluated(*strategy.shaped(batch).to(device))
             if len(chosen):
                 total += loss.double()
     finally:

@@ -140,7 +140,10 @@ def _answer(
         use_cache=True,
         synced_gpus=strategy.moves_together,  # all go on until the last one has its answer
         pad_token_id=special["pad"],
-        eos_token_id=[special["eos"], special["end_of_turn"]],
+        eos_token_id=prepared.stop_ids,
     )
-    texts = tokenizer.batch_decode(output_BT[:, width:].tolist(), skip_special_tokens=True)
+    # Not every tokenizer marks what ends its turns as special, and then would not skip it.
+    ends = set(prepared.stop_ids)
+    answers_BT = [[number for number in answer if number not in ends] for answer in output_BT[:, width:].tolist()]
+    texts = tokenizer.batch_decode(answers_BT, skip_special_tokens=True)
     return [text.strip() for text in texts]

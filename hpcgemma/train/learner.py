@@ -74,7 +74,7 @@ class Learner:
         _, targets = self._batches.tokens_of_step(step)
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for place in range(self._batches.per_step):
-            batch = next(micro_batches).to(self._device)
+            batch = self.strategy.shaped(next(micro_batches)).to(self._device)
             seed_dropout(training.seed, step, place, self._ranks.rank)
             with self.strategy.accumulating(is_last=place == self._batches.per_step - 1):
                 loss = self.strategy.objective(*batch)
@@ -95,13 +95,15 @@ class Learner:
         """
         training, prepared = self._recipe.training, self._prepared
         pad = prepared.special["pad"]
-        longest = collate(prepared.train, prepared.train.longest(training.micro_batch), pad).to(self._device)
+        longest = collate(prepared.train, prepared.train.longest(training.micro_batch), pad)
+        longest = self.strategy.shaped(longest).to(self._device)
         for _ in range(2):
             with self.strategy.accumulating(is_last=True):
                 # Nothing is left of gradients that are zero, also where a strategy keeps them in buffers of its own.
                 self.strategy.backward(self.strategy.objective(*longest) * 0.0)
             self.strategy.discard()
-        held_out = collate(prepared.eval, prepared.eval.longest(training.eval_micro_batch), pad).to(self._device)
+        held_out = collate(prepared.eval, prepared.eval.longest(training.eval_micro_batch), pad)
+        held_out = self.strategy.shaped(held_out).to(self._device)
         with torch.no_grad():
             self.strategy.evaluated(*held_out)
         self._check_loss(held_out.ids_BT[:1, :_CHECKED_TOKENS])

@@ -38,6 +38,7 @@ def summed_cross_entropy(
     weight_VD: torch.Tensor,
     labels_N: torch.Tensor,
     *,
+    counts_N: torch.Tensor | None = None,
     bias_V: torch.Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
@@ -55,6 +56,8 @@ def summed_cross_entropy(
         hidden_ND: Hidden states at the positions that predict a learned token.
         weight_VD: The head's weight. It is not kept for backward, so FSDP may free it after the forward pass.
         labels_N: The tokens to predict, int64, all of them in the vocabulary.
+        counts_N: Whether a token counts; None counts all. Only for who needs a fixed N: what does not count is computed
+            too.
         bias_V: The head's bias.
         softcap: Where the logits are capped.
         logit_scale: What the logits are multiplied with.
@@ -68,7 +71,7 @@ def summed_cross_entropy(
     learns = torch.is_grad_enabled()  # inside a Function it is off, and needs_input_grad does not tell
     needed = tuple(learns and each is not None and each.requires_grad for each in (hidden_ND, weight_VD, bias_V))
     apply: Callable[..., torch.Tensor] = _SummedCrossEntropy.apply
-    return apply(hidden_ND, weight_VD, bias_V, labels_N, needed, dtype, softcap, logit_scale, chunk_tokens)
+    return apply(hidden_ND, weight_VD, bias_V, labels_N, counts_N, needed, dtype, softcap, logit_scale, chunk_tokens)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -79,6 +82,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight_VD: torch.Tensor,
         bias_V: torch.Tensor | None,
         labels_N: torch.Tensor,
+        counts_N: torch.Tensor | None,
         needed: tuple[bool, bool, bool],
         dtype: torch.dtype,
         softcap: float | None,
@@ -103,8 +107,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + rows)
             hidden_KD, labels_K1 = hidden_ND[chunk], labels_N[chunk, None]
             logits_KV = torch.mm(hidden_KD, cast_VD.T, out=buffer_KV[: len(hidden_KD)])
-            for logits_BV, labels_B1 in zip(torch.split(logits_KV, block), torch.split(labels_K1, block), strict=True):
-                loss += _to_gradient(logits_BV, labels_B1, bias_V, softcap, logit_scale, wide, any(needed))
+            for place, (logits_BV, labels_B1) in enumerate(
+                zip(torch.split(logits_KV, block), torch.split(labels_K1, block), strict=True)
+            ):
+                first = start + place * block
+                counts_B1 = None if counts_N is None else counts_N[first : first + len(labels_B1), None]
+                loss += _to_gradient(logits_BV, labels_B1, counts_B1, bias_V, softcap, logit_scale, wide, any(needed))
             if hidden_gradient_ND is not None:
                 hidden_gradient_ND[chunk] = logits_KV @ cast_VD
             if weight_gradient_VD is not None:
@@ -125,12 +133,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of this loss were taken before: compute it again, retain_graph has none")
         # In place: the weight's gradient is as large as the weight.
-        return (*(each if each is None else each.mul_(loss_gradient) for each in gradients), *(None,) * 6)
+        return (*(each if each is None else each.mul_(loss_gradient) for each in gradients), *(None,) * 7)
 
 
 def _to_gradient(
     logits_BV: torch.Tensor,
     labels_B1: torch.Tensor,
+    counts_B1: torch.Tensor | None,
     bias_V: torch.Tensor | None,
     softcap: float | None,
     logit_scale: float,
@@ -150,7 +159,8 @@ def _to_gradient(
         wide_BV.mul_(softcap)
     # Over its own input: each row is reduced before it is written, by torch's kernels for the CPU as for CUDA.
     torch.log_softmax(wide_BV, 1, out=wide_BV)
-    loss = -wide_BV.gather(1, labels_B1).sum()
+    picked_B1 = wide_BV.gather(1, labels_B1)
+    loss = -(picked_B1 if counts_B1 is None else picked_B1 * counts_B1).sum()
     if gradient_needed:
         wide_BV.exp_()
         wide_BV.scatter_(1, labels_B1, wide_BV.gather(1, labels_B1) - 1)
@@ -158,6 +168,8 @@ def _to_gradient(
             wide_BV.addcmul_(wide_BV, squared_tanh_BV, value=-1)  # tanh' = 1 - tanh^2
         if logit_scale != 1:
             wide_BV.mul_(logit_scale)
+        if counts_B1 is not None:
+            wide_BV.mul_(counts_B1)
         if wide_BV is not logits_BV:
             logits_BV.copy_(wide_BV)
     return loss

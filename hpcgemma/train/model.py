@@ -89,8 +89,9 @@ def build_model(
     if spec.quantization is not None:
         use_one_arithmetic(model)
         notes.append(describe_quantization(spec.quantization, model, frozen))
-    if spec.path is None:
-        model.generation_config.eos_token_id = [prepared.special["eos"], prepared.special["end_of_turn"]]
+    known = model.generation_config.eos_token_id if spec.path is not None else None
+    stops = [*(known if isinstance(known, list) else [known]), *prepared.stop_ids]  # a base model knows no turns yet
+    model.generation_config.eos_token_id = list(dict.fromkeys(each for each in stops if each is not None))
     if training.liger_kernels:
         notes.append(use_liger(model))
     if recipe.lora is None:

@@ -1,7 +1,7 @@
 """Tokenize a run's data once, before any rank starts: ``python -m hpcgemma.train.prepare RUN_FOLDER``.
 
 One process does it, without a process group: no rank waits in a collective, no rank does it twice, and no time limit
-of a collective is at risk. torch is not imported.
+of a collective is at risk. Nothing here imports torch; transformers does, where it loads a model's own tokenizer.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.data.order import epoch_order
 from hpcgemma.train.data.prepared import REFERENCES_NAME, SUMMARY_NAME, TOKENIZER_NAME, TokenRows
-from hpcgemma.train.data.prompts import SpecialIds, TokenizedRow, special_ids, tokenize
+from hpcgemma.train.data.prompts import SpecialIds, TokenizedRow
 from hpcgemma.train.data.rows import Conversation, conversation_of, read_conversations
 from hpcgemma.train.data.svg_captions import Drawing, draw_rows
-from hpcgemma.train.data.tokenizer import copy_tokenizer, load_tokenizer, train_tokenizer
+from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
+from hpcgemma.train.data.turn_format import turn_format
 from hpcgemma.train.failures import DataError, attempt_number, failure_of, write_failure
 from hpcgemma.train.runfile import read_run
 
@@ -122,13 +123,12 @@ def _fill(staging: Path, recipe: Recipe) -> dict[str, Any]:
             "the recipe has no tokenizer: model.path, tokenizer.path and tokenizer.train_vocab_size are null",
             "--set tokenizer.train_vocab_size=512, or --set tokenizer.path=FOLDER",
         )
-    tokenizer = load_tokenizer(tokenizer_dir)
-    special = special_ids(tokenizer)
+    turns = turn_format(tokenizer_dir, path or "the rows")
 
     def rows(conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, TokenizedRow]]:
         stream = iter(conversations)
         while chunk := list(islice(stream, ROWS_AT_ONCE)):
-            yield from zip(chunk, tokenize(chunk, tokenizer, special), strict=True)
+            yield from zip(chunk, turns.tokenize(chunk), strict=True)
 
     limit = recipe.data.max_length
     train, train_left_out = _keep(rows(source.train()), limit, lambda _: None)
@@ -136,7 +136,7 @@ def _fill(staging: Path, recipe: Recipe) -> dict[str, Any]:
 
         def write_reference(conversation: Conversation) -> None:
             row = {
-                "prompt": [asdict(turn) for turn in conversation.turns[:-1]],
+                "prompt": [asdict(turn) for turn in conversation.folded[:-1]],
                 "answer": conversation.answer.strip(),
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -151,8 +151,8 @@ def _fill(staging: Path, recipe: Recipe) -> dict[str, Any]:
     train.save(staging, "train")
     held_out.save(staging, "eval")
     return {
-        "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
-        "special_ids": _ids_of(special),
+        "vocab_size": turns.tokenizer.get_vocab_size(with_added_tokens=True),
+        "special_ids": _ids_of(turns.special),
         "train": _counts(train, train_left_out),
         "eval": _counts(held_out, eval_left_out),
         "max_length": limit,
@@ -256,7 +256,7 @@ def _counts(rows: TokenRows, left_out: int) -> dict[str, int]:
 
 
 def _ids_of(special: SpecialIds) -> dict[str, int]:
-    return asdict(special)
+    return {name: number for name, number in asdict(special).items() if number is not None}
 
 
 def main(arguments: Sequence[str]) -> int:

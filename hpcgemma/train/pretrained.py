@@ -6,7 +6,7 @@ weight goes straight there. So a node holds one copy in memory that the kernel m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, GenerationConfig
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from hpcgemma.errors import InputError
 from hpcgemma.recipes.types import ModelSpec
@@ -58,7 +59,8 @@ def load_pretrained(
         "ignore_mismatched_sizes": True,  # they are reported, and refused below
         "output_loading_info": True,
     }
-    if device.type == "cuda" or quantization is not None:
+    is_split: Callable[[], bool] = is_deepspeed_zero3_enabled  # under ZeRO-3, which goes with no device map
+    if (device.type == "cuda" or quantization is not None) and not is_split():
         options["device_map"] = {"": device}
     if quantization is not None:
         options["quantization_config"] = quantization

@@ -36,7 +36,7 @@ def run_rank(folder: RunFolder, stop: StopRequest) -> int:
         heartbeat = Heartbeat(folder.heartbeat_file(rank))
         heartbeat.beat("starting")
         run_id, recipe = read_run(folder)
-        device = choose_device(environment)
+        device = choose_device(environment, on_xla=recipe.strategy.name == "xla")
         announce_place(environment, device)
         set_up_torch(device, recipe.training)
 
@@ -68,6 +68,7 @@ def set_up_torch(device: torch.device, training: TrainingSpec) -> None:
     torch.set_num_threads(int(threads) if threads.isdigit() and int(threads) else 1)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+    if device.type != "cuda":
         return
     torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high" if training.tf32 else "highest")

@@ -37,9 +37,9 @@ class Ranks:
     def __init__(self, environment: Environment, device: torch.device) -> None:
         self.rank = environment.rank
         self.world_size = environment.world_size
-        self._local_rank = environment.local_rank
+        self.local_rank = environment.local_rank
         if self.world_size > 1:
-            backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             distributed: Any = dist  # its type stubs do not name the store
             store = distributed.TCPStore(
                 os.environ["MASTER_ADDR"],
@@ -82,7 +82,7 @@ class Ranks:
     @property
     def per_node(self) -> int:
         """Ranks of each node; all ranks together."""
-        return self.world_size // self.collect(self._local_rank).count(0)
+        return self.world_size // self.collect(self.local_rank).count(0)
 
     def collect(self, value: T) -> list[T]:
         """Return the values of all ranks, in the ranks' order, on all ranks."""

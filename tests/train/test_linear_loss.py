@@ -94,7 +94,7 @@ def both(
     with_bias: bool = False,
     softcap: float | None = None,
     scale: float = 1.0,
-    **options: int,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run both losses backward, each scaled as a trainer scales it, and return them."""
     our_bias, their_bias = (ours.bias, theirs.bias) if with_bias else (None, None)

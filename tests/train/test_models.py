@@ -74,6 +74,15 @@ def test_an_empty_model_reads_no_weights(prepared: PreparedData, saved: Callable
     assert empty.generation_config.eos_token_id == [1, 5]
 
 
+def test_a_base_model_is_told_what_ends_a_turn(
+    prepared: PreparedData, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved("gemma2"), tmp_path / "base")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    model = built("gemma2", prepared, {"model.path": str(folder), "model.config": {}}).model
+    assert model.generation_config.eos_token_id == [7, 1, 5]
+
+
 @pytest.mark.parametrize("shape", [*SHAPES, *VISION_SHAPES])
 def test_pretrained_weights_are_loaded_whole(prepared: PreparedData, saved: Callable[[str], Path], shape: str) -> None:
     expected = built(shape, prepared).model

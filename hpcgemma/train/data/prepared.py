@@ -123,8 +123,13 @@ class PreparedData:
 
     @property
     def special(self) -> dict[str, int]:
-        """Ids of pad, eos, bos, start_of_turn and end_of_turn."""
+        """Ids of pad, eos and end_of_turn, and of bos where there is one."""
         return {name: int(number) for name, number in self.summary["special_ids"].items()}
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        return list(dict.fromkeys([self.special["eos"], self.special["end_of_turn"]]))
 
     @property
     def tokenizer_dir(self) -> Path:

@@ -36,6 +36,16 @@ class Conversation:
     """User and model by turns, the user first, the model last."""
 
     turns: tuple[Turn, ...]
+    system: str = ""
+    """What the model is told before the first turn."""
+
+    @property
+    def folded(self) -> tuple[Turn, ...]:
+        """The turns with the system text at the head of the first, for formats that know no system message."""
+        if not self.system:
+            return self.turns
+        first, *others = self.turns
+        return (Turn(first.role, f"{self.system.strip()}\n\n{first.text.strip()}"), *others)
 
     @property
     def answer(self) -> str:
@@ -145,6 +155,4 @@ def _from_messages(row: Mapping[str, Any]) -> Conversation:
         turns.append(Turn("model" if role == "model" else "user", text))
     if not turns or turns[-1].role != "model":
         raise _BadRowError("the last message is not the assistant's, so there is nothing to learn from it")
-    if system:
-        turns[0] = Turn("user", f"{system.strip()}\n\n{turns[0].text.strip()}")
-    return Conversation(tuple(turns))
+    return Conversation(tuple(turns), system)

@@ -39,7 +39,7 @@ def train_tokenizer(conversations: Iterable[Conversation], vocab_size: int, fold
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (f"{turn.role}\n{turn.text}" for conversation in conversations for turn in conversation.turns)
+    texts = (f"{turn.role}\n{turn.text}" for conversation in conversations for turn in conversation.folded)
     tokenizer.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -11,6 +11,7 @@ from torch import nn
 
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train.data.batches import MicroBatch
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.ranks import Ranks
 
@@ -28,6 +29,9 @@ class Strategy(Protocol):
     """What a forward pass of an evaluation goes through."""
     moves_together: bool
     """Whether a forward pass needs all ranks, since each holds only a part of the weights."""
+
+    def shaped(self, batch: MicroBatch) -> MicroBatch:
+        """Return a batch, still on the host, in the shape that a forward pass takes."""
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """Return a context for one forward and backward pass of a step, of which it may be the last."""

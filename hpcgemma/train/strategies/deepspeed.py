@@ -26,6 +26,7 @@ from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.adafactor import Adafactor
 from hpcgemma.train.anatomy import decoder_layers
+from hpcgemma.train.data.batches import MicroBatch
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.model import build_model
 from hpcgemma.train.objective import Objective
@@ -87,7 +88,7 @@ class ZeroStrategy:
 
             make: Any = HfDeepSpeedConfig
             sharding_while_loading = make(config)
-        built = build_model(recipe, prepared, device)
+        built = build_model(_in_engine_precision(recipe), prepared, device)
         del sharding_while_loading
         self.model, self.notes = built.model, built.notes
         training = recipe.training
@@ -118,6 +119,10 @@ class ZeroStrategy:
                 self._optimizer.place(partition, placement)
         self.objective: Any = self._engine
         self.evaluated: Any = self._engine
+
+    def shaped(self, batch: MicroBatch) -> MicroBatch:
+        """Return a batch as it is: any shape will do."""
+        return batch
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """Return a context for one forward and backward pass; gradients are exchanged in the last one of a step."""
@@ -280,6 +285,14 @@ def deepspeed_config(recipe: Recipe, *, world_size: int, passes: int) -> dict[st
     }
 
 
+def _in_engine_precision(recipe: Recipe) -> Recipe:
+    """Return the recipe with trained weights in bf16 where the engine computes in it, and keeps their fp32 copy."""
+    if recipe.training.precision != "bf16":
+        return recipe
+    training = recipe.training.model_copy(update={"trained_weights": "bf16"})
+    return recipe.model_copy(update={"training": training})
+
+
 def fit_buckets(zero: dict[str, Any], trained_elements: int) -> None:
     """Make no bucket larger than what fills it.
 
@@ -296,6 +309,7 @@ def fit_buckets(zero: dict[str, Any], trained_elements: int) -> None:
 
 def _import_deepspeed(device: torch.device) -> Any:
     """Return deepspeed; it chooses its device when it is imported."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # a lone rank has none, and DeepSpeed insists on one
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")

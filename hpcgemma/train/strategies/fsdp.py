@@ -142,7 +142,7 @@ def _hand_out(
     with torch.no_grad():
         for name, parameter in plain_names(model).items():
             local = cast(DTensor, parameter)
-            full = whole.pop(name) if whole else torch.empty(local.shape, dtype=local.dtype)
+            full = whole.pop(name) if whole else torch.empty(local.shape, dtype=local.dtype, device=device)
             dealt = distribute_tensor(full.detach().to(device), mesh, local.placements, src_data_rank=0)
             local.to_local().copy_(dealt.to_local())
     for module in model.modules():

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.data.batches import MicroBatch
 from hpcgemma.train.optimizer_states import put_states, states_by_name
 from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
 from hpcgemma.train.parameters import aliases, plain_names
@@ -33,6 +34,10 @@ class NativeStrategy:
         self._trained = {name: each for name, each in self._parameters.items() if each.requires_grad}
         self._max_norm = recipe.training.max_grad_norm
         self._optimizer = build_optimizer(self._trained, recipe.optimizer)
+
+    def shaped(self, batch: MicroBatch) -> MicroBatch:
+        """Return a batch as it is: any shape will do."""
+        return batch
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss; over the ranks they are averaged."""
