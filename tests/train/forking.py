@@ -76,17 +76,17 @@ def _kill(*pids: int) -> None:
 
 def main() -> None:
     """Import, then serve."""
-    import accelerate
-    import deepspeed
-    import peft
-    import transformers
-
     import hpcgemma.train.loop
     import hpcgemma.train.strategies.ddp
     import hpcgemma.train.strategies.deepspeed
     import hpcgemma.train.strategies.fsdp
+    from hpcgemma.train.quantization import import_bitsandbytes
 
-    assert all((accelerate, deepspeed, peft, transformers, hpcgemma.train))
+    import_bitsandbytes()  # before peft does
+    import deepspeed
+    import peft
+
+    assert all((deepspeed, peft, hpcgemma.train))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     lock = threading.Lock()

@@ -77,7 +77,10 @@ class ZeroStrategy:
         if not dist.is_initialized():
             distributed: Any = dist  # its type stubs do not name the store
             dist.init_process_group(
-                "gloo" if device.type == "cpu" else "nccl", store=distributed.HashStore(), rank=0, world_size=1
+                "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
+                store=distributed.HashStore(),
+                rank=0,
+                world_size=1,
             )
         deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
         sharding_while_loading: Any = None
