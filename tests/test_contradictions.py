@@ -147,7 +147,7 @@ CASES: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("gemma3_270m_tpu", "evaluation.generation.rows=8"): (
         "evaluation.generation makes answers grow token by token, and strategy.name xla compiles each length anew",
-        "--set evaluation.generation=null; final/ can answer on a GPU or a CPU",
+        "--set evaluation.generation=null, or answer with final/ on a GPU or a CPU",
     ),
     ("gemma3_4b_cpt", "model.quantization.bits=4"): (
         "model.quantization keeps frozen weights in 4 bits, and without lora all of them would be trained",
@@ -271,6 +271,16 @@ def test_what_only_a_gpu_can_is_refused_where_the_device_is_a_cpu() -> None:
         ),
     ]
     assert found_in("gemma3_4b_cpt", settings) == []
+
+
+def test_xla_is_refused_where_the_profiles_device_is_a_gpu() -> None:
+    assert found_in("gemma3_270m_tpu", "", device="cuda") == [
+        (
+            "strategy.name xla computes on a TPU, and the profile's device is cuda",
+            "--set strategy.name=auto, or device: auto in the profile",
+        )
+    ]
+    assert found_in("gemma3_270m_tpu", "", device="auto") == []
 
 
 def test_the_models_own_config_tells_more_than_the_recipe() -> None:

@@ -177,8 +177,8 @@ def _of_xla(recipe: Recipe, around: Surroundings) -> Iterator[Finding]:
         )
     if recipe.model.attention not in ("auto", "eager"):
         yield Finding(
-            f"model.attention {recipe.model.attention} has no kernel under strategy.name xla, whose compiler fuses what "
-            "eager attention does",
+            f"model.attention {recipe.model.attention} has no kernel under strategy.name xla, whose compiler fuses "
+            "what eager attention does",
             "--set model.attention=auto",
         )
     if recipe.model.kind == "vision":
@@ -189,7 +189,7 @@ def _of_xla(recipe: Recipe, around: Surroundings) -> Iterator[Finding]:
     if recipe.evaluation.generation is not None:
         yield Finding(
             "evaluation.generation makes answers grow token by token, and strategy.name xla compiles each length anew",
-            "--set evaluation.generation=null; final/ can answer on a GPU or a CPU",
+            "--set evaluation.generation=null, or answer with final/ on a GPU or a CPU",
         )
     if around.device == "cuda":
         yield Finding(

@@ -79,7 +79,10 @@ CASES = {
         "Try:   mend what is listed; nothing was submitted\n",
     ),
     "TPU package": (
-        (*TINY, "--set", "strategy.name=xla", "--set", "training.precision=bf16", "--set", "training.global_batch=128"),
+        (
+            *("submit", "--profile", "local", "--recipe", "gemma3_270m_tpu_tiny"),
+            *("--set", "strategy.name=xla", "--set", "training.global_batch=128"),
+        ),
         "Error: strategy.name xla needs the package torch_xla, which is not installed beside hpcgemma\n"
         "Try:   pip install 'hpcgemma[xla]', or without a TPU: --set strategy.name=auto\n",
     ),
