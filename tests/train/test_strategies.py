@@ -239,6 +239,31 @@ def test_bf16_trains_alike_up_to_its_precision(bench: Bench, tmp_path: Path, kin
         assert loss == pytest.approx(bench.reference(kind).losses()[step][0], rel=1e-2)
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", "zero-3"])
+def test_a_head_apart_from_the_embeddings_is_trained_and_written(tmp_path: Path, strategy: str) -> None:
+    changes = {
+        "training.max_steps": 4,
+        "evaluation.every_steps": None,
+        "model.config": {
+            "model_type": "qwen2",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": False,
+        },
+    }
+    alone, run = Run(tmp_path / "alone", changes), Run(tmp_path / "run", changes | STRATEGIES[strategy])
+    alone.train_here()
+    assert run.train(2)["outcome"] == "finished", run.log()
+    weights, expected = final_of(run), final_of(alone)
+    assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
+
+
 def test_hybrid_sharding_over_two_nodes_has_the_same_losses(bench: Bench, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", bench.recipe("full") | STRATEGIES["fsdp"] | {"strategy.hybrid_shard": True})
     run.ranks_per_node = 2
