@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+XLA_VENV := .venv-xla
 CONSTRAINTS := constraints.txt
 
-.PHONY: help install install-dev demo test test-slow test-quick test-gpu check format lint types layers benchmark clean
+.PHONY: help install install-dev demo test test-slow test-quick test-gpu test-xla check format lint types layers benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +43,17 @@ test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
 test-gpu: install-dev  ## Run the GPU tests on a machine with one GPU; prints tokens/s, MFU and peak memory per recipe
 	$(BIN)/python -m pytest -m gpu -s
 
+# torch_xla 2.9, its last release, needs torch 2.9: an environment of its own, of 7 GB, since PyPI's torch brings CUDA.
+$(XLA_VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	sh tools/install_venv.sh $(PYTHON)
+	$(PYTHON) -m venv $(XLA_VENV)
+	sed '/^torch==/d' $(CONSTRAINTS) > $(XLA_VENV)/constraints.txt
+	$(XLA_VENV)/bin/python -m pip install --quiet --constraint $(XLA_VENV)/constraints.txt --editable '.[xla]' pytest
+	@touch $@
+
+test-xla: $(XLA_VENV)/.installed  ## Run the tests of XLA on its CPU device, with the torch that torch_xla needs
+	$(XLA_VENV)/bin/python -m pytest tests/xla
+
 check: install-dev  ## All that CI runs: format, lint, types, layers, tests
 	$(MAKE) lint types layers
 	$(MAKE) test
@@ -64,4 +76,4 @@ benchmark: install-dev  ## Time the commands beside bare Python and bare Slurm
 	$(BIN)/python -m tests.benchmarks.commands
 
 clean:  ## Remove what make has made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(XLA_VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,16 @@ SETTINGS = [
     "evaluation.every_steps=5",
     "checkpoint.every_steps=5",
 ]
+DEADLINE_S = 600.0
+"""XLA compiles for most of the time of so short a training."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def xla_computes_on_the_cpu() -> None:
-    os.environ["PJRT_DEVICE"] = "CPU"
+def xla_computes_on_the_cpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PJRT_DEVICE", "CPU")
+        patch.setattr("tests.train.launch.DEADLINE_S", DEADLINE_S)
+        yield
 
 
 def recipe_of(strategy: str, *more: str) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ pytest.importorskip("torch_xla", reason="torch_xla is not installed beside this 
 from hpcgemma.train.anatomy import is_tied
 from hpcgemma.train.data.batches import MicroBatch
 from hpcgemma.train.learner import Learner, StepResult
-from tests.train.launch import DEADLINE_S, Run
-from tests.xla.conftest import recipe_of, run_of, trained, with_recipe
+from tests.scenario import Terminal
+from tests.train.launch import Run
+from tests.xla.conftest import DEADLINE_S, recipe_of, run_of, trained, with_recipe
 
 # torch 2.9 and what is built for newer ones warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -134,7 +136,7 @@ def test_two_cores_take_the_steps_of_one(on_xla: Run) -> None:
         arguments = [sys.executable, "-W", "ignore", "-m", "tests.xla.cores", str(on_xla.folder.path), str(cores)]
         environment = os.environ | {"NPROC": "8"}  # threads of XLA's CPU device: a core in a sum holds one
         said = subprocess.run(
-            arguments, env=environment, stdout=subprocess.PIPE, text=True, timeout=2 * DEADLINE_S, check=True
+            arguments, env=environment, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=True
         )
         return [json.loads(line) for line in sorted(said.stdout.splitlines())]
 
@@ -143,6 +145,28 @@ def test_two_cores_take_the_steps_of_one(on_xla: Run) -> None:
     assert first["weights"] == second["weights"]
     assert first["norms"] == second["norms"]
     assert first["norms"] == pytest.approx(alone["norms"], rel=5e-3)
+
+
+def test_a_stop_on_xla_saves_the_step_that_it_came_in(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", "xla", "training.max_steps=200", "training.epochs=200")
+    run.start(1)
+    run.wait_for_step(2)
+    run.send(signal.SIGTERM, 0)
+    run.wait()
+    outcome = run.outcome()
+    assert (outcome["outcome"], outcome["signal"]) == ("stopped", "SIGTERM")
+    assert run.checkpoints()[-1] == f"step-{outcome['step']}"
+
+
+def test_the_shipped_recipe_is_submitted_to_xla_with_no_other_change_than_the_batch(terminal: Terminal) -> None:
+    settings = ["strategy.name=xla", "training.global_batch=128", "training.max_steps=1", "resources.gpus_per_node=1"]
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    process = terminal.start(
+        "submit", "--profile", "local", "--recipe", "gemma3_270m_tpu_tiny", "--name", "tpu", *arguments, "--wait"
+    )
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + err
+    assert terminal.json("status", "tpu")["state"] == "COMPLETED"
 
 
 def test_more_processes_than_cores_are_refused(tmp_path: Path) -> None:
