@@ -11,6 +11,7 @@ ports and folder, so several live side by side. What they are configured to: ``c
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import random
 import signal
@@ -266,10 +267,10 @@ class SlurmCluster:
         steps = processes.with_descendants(processes.owners_of_sockets(self.folder / "spool" / node))
         processes.end_daemon(daemon)
         for pid in steps - {daemon.pid}:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        # A killed process is there until it is scheduled once more.
+        self.wait_for(lambda: not {pid for pid in steps if processes.is_alive(pid)}, f"the processes of {node} to end")
 
     # --- start-up -------------------------------------------------------------------------------------------
 

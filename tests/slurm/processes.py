@@ -120,13 +120,13 @@ def parent_of(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
-def is_zombie(pid: int) -> bool:
-    """Return whether a process has ended and only waits to be reaped by its parent."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process has not ended; one that only waits to be reaped by its parent has."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] == "Z"
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def owners_of_sockets(folder: Path) -> set[int]:
@@ -163,7 +163,7 @@ def cluster_processes(folder: Path, conf: Path) -> set[int]:
     own_conf = str(conf)
     carriers = {pid for pid in all_pids() if environment_of(pid).get("SLURM_CONF") == own_conf}
     found = with_descendants(carriers | owners_of_sockets(folder))
-    return {pid for pid in found if pid != os.getpid() and not is_zombie(pid)}
+    return {pid for pid in found if pid != os.getpid() and is_alive(pid)}
 
 
 def kill_until_gone(folder: Path, conf: Path, timeout_s: float = 10.0) -> None:
