@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcgemma.findings import Finding
 from hpcgemma.hub import hub_cache, is_cached
@@ -14,16 +13,18 @@ from hpcgemma.plan import Plan
 from hpcgemma.recipes.contradictions import Surroundings, cautions, contradictions
 from hpcgemma.recipes.only_for import switching
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.rows.bad_rows import BadRow, BadRowError
+from hpcgemma.rows.records import Record
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import NodeGroup
 from hpcgemma.walltime import format_walltime
 
-_ROWS_LOOKED_AT = 50
-ROW_FIELDS = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "svg_caption": ("svg", "caption"),
-}
+if TYPE_CHECKING:
+    from hpcgemma.rows.conversion import Converter
+    from hpcgemma.rows.formats import Layout
+
+_FILES_LOOKED_AT = 20
+"""Files of a pattern whose first rows are looked at: a login node's disk is slow, and shared."""
 
 
 def check_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
@@ -120,48 +121,114 @@ def _check_sources(recipe: Recipe) -> list[Finding]:
     return findings
 
 
-def _check_data(recipe: Recipe) -> list[Finding]:
-    files = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
-    fields = ROW_FIELDS[recipe.data.format]
-    return [
-        finding
-        for name, text in files
-        if text is not None
-        for finding in _check_rows(name, Path(text), recipe.data.format, fields)
+def describe_data(recipe: Recipe) -> list[str]:
+    """Return a line on the training rows and one on the held-out ones: what they are taken for, and why.
+
+    What cannot be told is left out here; ``check_recipe`` finds it.
+    """
+    from hpcgemma.errors import InputError
+
+    lines = []
+    for name, patterns in _data_patterns(recipe):
+        try:
+            files = _looked_at(name, patterns, recipe)
+        except (InputError, OSError):
+            continue
+        told: dict[str, int] = {}
+        for _, _, layout in files:
+            known = f"{layout.format} ({layout.evidence})"
+            told[known] = told.get(known, 0) + 1
+        for known, count in told.items():
+            lines.append(f"{name}: {known}, as of {'1 file' if count == 1 else f'{count} files'}")
+    return lines
+
+
+def _data_patterns(recipe: Recipe) -> list[tuple[str, list[str]]]:
+    """Return the files that a recipe names, by its field."""
+    train = recipe.data.train
+    entries = [] if train is None else train if isinstance(train, list) else [train]
+    held_out = recipe.data.eval
+    named = [
+        ("data.train", [entry if isinstance(entry, str) else entry.path for entry in entries]),
+        ("data.eval", [] if held_out is None else held_out if isinstance(held_out, list) else [held_out]),
     ]
+    return [(name, patterns) for name, patterns in named if patterns]
 
 
-def _check_rows(name: str, path: Path, row_format: str, fields: tuple[str, ...]) -> list[Finding]:
+def _looked_at(name: str, patterns: list[str], recipe: Recipe) -> list[tuple[Path, list[Record | BadRow], Layout]]:
+    """Return the first files, with their first rows and what these are taken for.
+
+    Raises:
+        InputError: A file is not there or cannot be read, or it cannot be told what its rows are.
+    """
+    from hpcgemma.errors import InputError
+    from hpcgemma.rows.files import find_files, first_rows
+    from hpcgemma.rows.formats import LOOKED_AT, detect
+
+    data = recipe.data
+    files = []
+    for path in find_files(patterns, name)[:_FILES_LOOKED_AT]:
+        rows = first_rows(path, LOOKED_AT, data.sample_by)
+        records = [row for row in rows if isinstance(row, Record)]
+        if rows and not records:
+            first = next(row for row in rows if isinstance(row, BadRow))
+            raise InputError(
+                f"{name} {path}: none of the first {len(rows)} rows can be read; the first, line {first.line}, is not "
+                f"JSON or no row: {first.detail}",
+                f"mend the file, or --set {name}=FILE",
+            )
+        files.append((path, rows, detect(records, data, f"{name} {path}")))
+    return files
+
+
+def _check_data(recipe: Recipe) -> list[Finding]:
+    return [finding for name, patterns in _data_patterns(recipe) for finding in _check_rows(name, patterns, recipe)]
+
+
+def _check_rows(name: str, patterns: list[str], recipe: Recipe) -> list[Finding]:
     """Look at the first rows; the supervisor's preparation reads the rest."""
-    fix = f"--set {name}=FILE.jsonl"
-    rows = 0
+    from hpcgemma.errors import InputError
+    from hpcgemma.rows.conversion import Converter
+    from hpcgemma.rows.formats import VALID_ROWS
+
+    findings = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    return [Finding(f"{name} {path}, line {number}, is not JSON: {error}", "one JSON object a line")]
-                missing = [f for f in fields if not isinstance(row, dict) or f not in row]
-                if missing:
-                    has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                    return [
-                        Finding(
-                            f"{name} {path}, line {number}: a {row_format!r} row needs {' and '.join(fields)}; "
-                            f"this one has {has}",
-                            f"--set data.format=... (valid: {', '.join(ROW_FIELDS)}), or mend the file",
-                        )
-                    ]
-                rows += 1
-                if rows >= _ROWS_LOOKED_AT:
-                    break
-    except FileNotFoundError:
-        return [Finding(f"{name}: {path} does not exist", fix)]
-    except (OSError, UnicodeDecodeError) as error:
-        return [Finding(f"{name}: {path} cannot be read: {error}", fix)]
-    return [] if rows else [Finding(f"{name}: {path} is empty", fix)]
+        for path, rows, layout in _looked_at(name, patterns, recipe):
+            if layout.format == "image_caption":
+                findings.append(
+                    Finding(
+                        f"{name} {path}: its rows show images ({layout.evidence}), and this version trains on text",
+                        f"--set {name}=FILE of rows without images",
+                    )
+                )
+                continue
+            bad = list(_bad_rows(rows, Converter(layout, recipe.data, path.parent)))
+            if len(bad) > len(rows) / 2:
+                line, first = bad[0]
+                findings.append(
+                    Finding(
+                        f"{name} {path}: {len(bad)} of the first {len(rows)} rows cannot be trained on as "
+                        f"{layout.format}; the first, line {line}: {first}",
+                        f"mend the file, or --set data.format=...; a valid row: {VALID_ROWS[layout.format]}",
+                    )
+                )
+    except InputError as error:
+        return [*findings, Finding(error.problem, error.hint)]
+    except OSError as error:
+        return [*findings, Finding(f"{name}: {error.filename} cannot be read: {error.strerror}", f"--set {name}=FILE")]
+    return findings
+
+
+def _bad_rows(rows: list[Record | BadRow], convert: Converter) -> Iterator[tuple[int, str]]:
+    """Yield the line of each row that cannot be trained on, and what is wrong with it."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row.line, row.detail
+            continue
+        try:
+            convert(row.fields)
+        except BadRowError as error:
+            yield row.line, error.detail
 
 
 def _check_model(plan: Plan, recipe: Recipe) -> list[Finding]:

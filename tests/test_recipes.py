@@ -39,8 +39,12 @@ OF_A_TWIN = re.compile(
     r"|training\.(max_steps|global_batch|micro_batch|eval_micro_batch|log_every_steps|compile)"
     r"|evaluation\.every_steps|checkpoint\.(every_steps|keep)|strategy\.expected_world_size"
 )
-ALSO = {"gemma3_270m_tpu": {"strategy.name"}}
-"""A laptop has no TPU; on another device the strategy is that device's."""
+ALSO = {
+    "gemma3_270m_tpu": {"strategy.name"},
+    "gemma3_27b_sft": {"data.prompt_template"},
+    "gemma3_4b_cpt": {"data.packing", "data.too_long"},
+}
+"""A laptop has no TPU; on another device the strategy is that device's. Drawings are no translations or documents."""
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

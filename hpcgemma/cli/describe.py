@@ -103,6 +103,7 @@ def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{when}: BLEU-4 {score.get('bleu4')}, exact match {score.get('exact_match')} % of {score.get('rows')}"
         for when, score in scores.items()
+        if "bleu4" in score
     ]
 
 

@@ -12,11 +12,15 @@ from hpcgemma import __version__
 from hpcgemma.errors import HpcGemmaError, InputError
 
 COMMANDS = {
+    "data": "Look at a recipe's data, count it, prepare it ahead.",
     "submit": "Plan, check, render and submit a run.",
     "status": "Show where runs stand, and why.",
     "resume": "Go on with a run from its newest checkpoint.",
     "cancel": "End a run; it is saved first and does not come back.",
     "logs": "Show what a rank has written.",
+    "evaluate": "Judge a trained model: its loss, its answers, the targets.",
+    "generate": "Ask a trained model.",
+    "export": "Write a run's model as a folder, with a model card.",
 }
 """Names and help lines of the commands, so that `--help` loads none of them."""
 

@@ -23,3 +23,9 @@ walltime: Decorator = click.option(
     "--time", "walltime", metavar="HH:MM:SS", help="Time limit of one job; the run goes on in further jobs."
 )
 run_argument: Decorator = click.argument("run", metavar="[RUN]", required=False)
+model_argument: Decorator = click.argument("model", metavar="RUN|FOLDER")
+checkpoint: Decorator = click.option(
+    "--checkpoint",
+    metavar="STEP",
+    help="A step, best, latest or final. Default: final, or the latest where the run has not ended.",
+)

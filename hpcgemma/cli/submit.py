@@ -85,8 +85,10 @@ def submit(
     client = SlurmClient()
     findings = preflight.check_recipe(plan, recipe, model_config)
     notes = preflight.note_recipe(plan, recipe, model_config)
+    data = preflight.describe_data(recipe)
     if dry_run:
-        show_preview(plan, submission.preview(plan, folder_of_runs / plan.run_name), findings, notes, as_json=as_json)
+        script = submission.preview(plan, folder_of_runs / plan.run_name)
+        show_preview(plan, script, findings, notes, data, as_json=as_json)
         return 0
     if plan.scheduler == "slurm":
         findings += preflight.check_partition(plan, client)
@@ -102,6 +104,7 @@ def submit(
                 "folder": entry.path,
                 "strategy": plan.strategy,
                 "strategy_reason": plan.strategy_reason,
+                "data": data,
                 "notes": [dataclasses.asdict(note) for note in notes],
             }
         )
@@ -109,6 +112,8 @@ def submit(
         show_notes(notes)
         console.say(f"submitted run {entry.name} as job {job_id}")
         console.say(f"strategy {plan.strategy}: {plan.strategy_reason}")
+        for line in data:
+            console.say(line)
         console.say(f"folder {entry.path}")
         if not wait:
             console.say(f"look: hpcgemma status {entry.name}")
@@ -116,7 +121,13 @@ def submit(
 
 
 def show_preview(
-    plan: Plan, script: str, findings: Sequence[Finding], notes: Sequence[Finding], *, as_json: bool
+    plan: Plan,
+    script: str,
+    findings: Sequence[Finding],
+    notes: Sequence[Finding],
+    data: Sequence[str],
+    *,
+    as_json: bool,
 ) -> None:
     """Print what would be submitted, and what would be refused."""
     import dataclasses
@@ -129,6 +140,7 @@ def show_preview(
                 "name": plan.run_name,
                 "strategy": plan.strategy,
                 "strategy_reason": plan.strategy_reason,
+                "data": list(data),
                 "warnings": [dataclasses.asdict(finding) for finding in findings],
                 "notes": [dataclasses.asdict(note) for note in notes],
                 "script": script,
@@ -139,6 +151,8 @@ def show_preview(
         console.say(f"Warning: {finding.problem}\n   Try: {finding.hint}")
     show_notes(notes)
     console.say(f"strategy {plan.strategy}: {plan.strategy_reason}")
+    for line in data:
+        console.say(line)
     console.result(script)
 
 

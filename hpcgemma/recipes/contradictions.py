@@ -312,6 +312,20 @@ def _of_evaluation(recipe: Recipe) -> Iterator[Finding]:
 def _of_data(recipe: Recipe) -> Iterator[Finding]:
     if recipe.data.generator is not None and recipe.data.train is not None:
         yield Finding("data.train and data.generator are both set", "--set data.generator=null to use the file")
+    if recipe.data.prompt_template is not None and recipe.data.format in ("messages", "sharegpt", "text"):
+        yield Finding(
+            f"data.prompt_template makes a user turn, and rows of data.format {recipe.data.format} take none",
+            "--set data.prompt_template=null",
+        )
+    if recipe.data.learn != "all" and recipe.data.format == "text":
+        yield Finding(
+            f"data.learn {recipe.data.learn} chooses among answers, and rows of data.format text have none",
+            "--set data.learn=all",
+        )
+    if recipe.data.format == "image_caption" and recipe.model.kind == "text":
+        yield Finding(
+            "data.format image_caption shows images, and model.kind text sees none", "--set model.kind=vision"
+        )
 
 
 def _unexpected_processes(recipe: Recipe, around: Surroundings) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ _FREE_FIELDS = {
         "log_every_steps",
     },
     "data": {"num_workers", "pin_memory"},
-    "evaluation": {"generation"},
+    "evaluation": {"generation", "targets", "clip_model"},
 }
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcgemma.recipes.types import Recipe
+from hpcgemma.recipes.types import MixturePart, Recipe
 
 
 def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with data files, and model and tokenizer folders that exist, as absolute paths.
 
-    A model or tokenizer that is no folder stays as it is: the name of a hub repository.
+    A pattern of files stays one. A model or tokenizer that is no folder stays as it is: the name of a hub repository.
     """
 
-    def file(text: str | None) -> str | None:
-        return None if text is None else str((folder / Path(text).expanduser()).absolute())
+    def file(text: str) -> str:
+        return str((folder / Path(text).expanduser()).absolute())
+
+    def files(entry: str | list[str] | None) -> str | list[str] | None:
+        return None if entry is None else file(entry) if isinstance(entry, str) else [file(each) for each in entry]
+
+    def part(entry: str | MixturePart) -> str | MixturePart:
+        return file(entry) if isinstance(entry, str) else entry.model_copy(update={"path": file(entry.path)})
 
     def repository(text: str | None) -> str | None:
         if text is None:
@@ -22,7 +28,13 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         path = folder / Path(text).expanduser()
         return str(path.absolute()) if path.is_dir() else text
 
-    data = recipe.data.model_copy(update={"train": file(recipe.data.train), "eval": file(recipe.data.eval)})
+    train = recipe.data.train
+    data = recipe.data.model_copy(
+        update={
+            "train": [part(entry) for entry in train] if isinstance(train, list) else files(train),
+            "eval": files(recipe.data.eval),
+        }
+    )
     model = recipe.model.model_copy(update={"path": repository(recipe.model.path)})
     tokenizer = recipe.tokenizer.model_copy(update={"path": repository(recipe.tokenizer.path)})
     return recipe.model_copy(update={"data": data, "model": model, "tokenizer": tokenizer})

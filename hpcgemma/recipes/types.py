@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from hpcgemma.configfile import Section, Walltime
+from hpcgemma.recipes.metrics import check_metric_names
 
 
 class QuantizationSpec(Section):
@@ -86,23 +87,79 @@ class GeneratorSpec(Section):
     """Seed of the drawings."""
 
 
+RowFormat = Literal[
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "dolly",
+    "prompt_completion",
+    "translation",
+    "text",
+    "svg_caption",
+    "image_caption",
+]
+
+
+class MixturePart(Section):
+    """Some of the training files, and how often their rows are seen."""
+
+    path: str
+    """File, or pattern of files such as data/*.jsonl."""
+    weight: float = Field(1.0, gt=0)
+    """How often an epoch passes over these rows: 2 takes each twice, 0.5 another half of them in each epoch."""
+
+
+class LanguagesSpec(Section):
+    """Languages of translations, as codes such as en, hau, de_DE or zh-Hant. A code names the text of a row, too."""
+
+    source: str | None = None
+    """Language to translate from; null: the row's field `source_field`, or the first of its two."""
+    target: str | None = None
+    """Language to translate into; null: the row's field `target_field`, or the second of its two."""
+    source_field: str = "src_lang_code"
+    """Field of a row with the code of its source language, where rows have one."""
+    target_field: str = "tgt_lang_code"
+    """Field of a row with the code of its target language, where rows have one."""
+
+
 class DataSpec(Section):
     """Where the rows come from and how they become tokens."""
 
-    train: str | None = None
-    """JSON-lines file of training rows; relative to the folder of submission."""
-    eval: str | None = None
-    """JSON-lines file of held-out rows; null: a share of the training file."""
+    train: str | list[str | MixturePart] | None = None
+    """Files of training rows: one, a pattern such as data/*.jsonl, or a list of these, each with a weight if wanted;
+    JSON lines, JSON, Parquet, CSV, TSV or text, also as .gz or .zst; relative to the folder of submission."""
+    eval: str | list[str] | None = None
+    """Files of held-out rows; null: a share of the training rows."""
     eval_share: float = Field(0.05, gt=0, lt=1)
-    """Share of the training file held out where `eval` is null."""
+    """Share of the training rows held out where `eval` is null; which ones depends on their content alone."""
     generator: GeneratorSpec | None = None
     """Rows drawn by hpcgemma; in place of `train` and `eval`."""
-    format: Literal["messages", "prompt_completion", "svg_caption"] = "messages"
-    """What a row holds: `messages`; `prompt` and `completion`; or `svg` and `caption`."""
-    instruction: str = "Describe this SVG drawing."
-    """What the user turn of an svg_caption row asks, before the SVG."""
+    format: Literal["auto"] | RowFormat = "auto"
+    """What a row holds; auto looks at the first rows and says what it found, and why."""
+    fields: dict[str, str] = {}
+    """Names of the rows' own fields where they differ from those of the format, as in caption: name."""
+    sample_by: Literal["line", "paragraph", "document"] = "line"
+    """What of a text file is a row."""
+    instruction: str | None = None
+    """What the user turn of a caption's row asks; null: a sentence that fits the format."""
+    prompt_template: str | None = None
+    """The user turn, made of a row's fields: in Jinja, or with {field} for a field; null: the format's own."""
+    languages: LanguagesSpec = LanguagesSpec()
+    """Languages of translations."""
+    learn: Literal["all", "last"] = "all"
+    """Which answers of a conversation are learned: all of the assistant's turns, or the last."""
     max_length: int = Field(1024, gt=1)
-    """Tokens per row; a longer one is left out and counted."""
+    """Tokens per row, and of what rows are packed into."""
+    too_long: Literal["auto", "skip", "truncate", "split"] = "auto"
+    """What becomes of a longer row; split: a document is cut into pieces, a conversation between its exchanges;
+    auto: split for text, skip for all else."""
+    packing: bool = False
+    """Lay rows one after the other until max_length is full, without one seeing another: no padding, more speed. A
+    global_batch then counts what was packed."""
+    deduplicate: bool = True
+    """Leave out rows that are the same as an earlier one."""
+    max_bad_share: float = Field(0.05, ge=0, le=1)
+    """Share of rows that may be left out, duplicates apart; above it the data are refused."""
     num_workers: int = Field(0, ge=0)
     """Processes per rank that collate batches; 0 collates in the trainer itself."""
     pin_memory: bool = False
@@ -212,6 +269,27 @@ class GenerationSpec(Section):
     """Held-out rows to answer."""
     max_new_tokens: int = Field(64, gt=0)
     """Tokens of an answer at most."""
+    every_steps: int | None = Field(None, gt=0)
+    """Steps between answers during the training; null: only before and after it."""
+    min_words: int | None = Field(None, ge=0)
+    """Fewest words of an answer that follows its instruction; null: half as many as the true one has."""
+    max_words: int | None = Field(None, gt=0)
+    """Most words of an answer that follows its instruction; null: twice as many as the true one has."""
+
+
+class TargetSpec(Section):
+    """What a metric is to reach; one limit at least."""
+
+    at_least: float | None = None
+    """Lowest value that meets the target."""
+    at_most: float | None = None
+    """Highest value that meets the target."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> TargetSpec:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a target needs at_least or at_most, such as {at_least: 20}")
+        return self
 
 
 class EvaluationSpec(Section):
@@ -219,12 +297,25 @@ class EvaluationSpec(Section):
 
     every_steps: int | None = Field(None, gt=0)
     """Steps between evaluations of the held-out loss; null: only at the end."""
+    rows: int | None = Field(None, gt=0)
+    """Held-out rows that an evaluation during the training takes, the first so many; null: all."""
     best_at_end: bool = True
     """final/ holds the weights of the lowest held-out loss, not the last ones."""
     early_stopping: EarlyStoppingSpec | None = None
     """null trains to the end."""
     generation: GenerationSpec | None = None
     """null generates nothing."""
+    targets: dict[str, TargetSpec] = {}
+    """What is to be reached at the end, by metric, as in {bleu4: {at_least: 20}, perplexity: {at_most: 8}}."""
+    clip_model: str | None = "openai/clip-vit-base-patch16"
+    """Folder or hub name of the CLIP that judges captions of SVG drawings, read from this machine's disks alone; null:
+    captions get no CLIP score."""
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_metrics(cls, targets: dict[str, TargetSpec]) -> dict[str, TargetSpec]:
+        check_metric_names(targets)
+        return targets
 
 
 class CheckpointSpec(Section):

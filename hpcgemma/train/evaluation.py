@@ -1,26 +1,27 @@
-"""The held-out loss: per learned token, over all ranks."""
+"""The held-out loss: per learned token, over all ranks. Held-out rows are never packed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from hpcgemma.train.data.batches import collate
 from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.data.samples import learned_tokens
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.strategies import Strategy
+from hpcgemma.train.strategies import Inference
 
 
 def held_out_loss(
-    strategy: Strategy,
+    strategy: Inference,
     prepared: PreparedData,
     ranks: Ranks,
     device: torch.device,
     *,
     micro_batch: int,
     stop_is_agreed: Callable[[], bool],
+    limit: int | None = None,
 ) -> float | None:
     """Return the mean cross-entropy of the held-out rows' learned tokens, or None where a stop came first.
 
@@ -34,11 +35,14 @@ def held_out_loss(
         device: What this rank computes on.
         micro_batch: Rows per rank and forward pass.
         stop_is_agreed: Asked before each forward pass; all ranks get the same answer.
+        limit: Take the first so many held-out rows; None: all.
     """
     rows = prepared.eval
+    count = len(rows) if limit is None else min(limit, len(rows))
     by_length = rows.longest(len(rows))
+    by_length = by_length[by_length < count]
     mine = by_length[ranks.rank :: ranks.world_size]
-    most = -(-len(rows) // ranks.world_size)
+    most = -(-count // ranks.world_size)
     total = torch.zeros((), dtype=torch.float64, device=device)
     strategy.model.eval()
     try:
@@ -56,4 +60,4 @@ def held_out_loss(
     finally:
         strategy.model.train()
     (summed,) = ranks.sums([float(total)])
-    return summed / int(np.sum(rows.targets_N))
+    return summed / int(learned_tokens(rows)[:count].sum())

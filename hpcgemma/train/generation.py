@@ -1,55 +1,134 @@
-"""Answers generated for held-out rows, before and after the training, and their scores."""
+"""Answers that a model generates, and the file that their scores are kept in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hpcgemma import files
-from hpcgemma.recipes.types import GenerationSpec
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.strategies import Strategy
+from hpcgemma.train.strategies import Inference
 
-EXAMPLES = 5
-"""Answers shown in the evaluation file."""
+Prompt = NDArray[np.int32]
+"""Token ids of what is asked, up to where the answer begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How token ids become an answer's text, and which of them end it."""
+
+    tokenizer: Any
+    """A tokenizer of transformers."""
+    pad_id: int
+    stop_ids: list[int]
+
+    @classmethod
+    def of(cls, tokenizer_dir: Path, prepared: PreparedData) -> Speech:
+        """Return that of a tokenizer's folder."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir), local_files_only=True)
+        return cls(tokenizer, prepared.special["pad"], prepared.stop_ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return an answer's text."""
+        # Not every tokenizer marks what ends its turns as special, and then would not skip it.
+        kept = [number for number in ids if number not in self.stop_ids]
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return text.strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Tokens are drawn from the likeliest ones that have this probability together (Holtzman et al. 2020)."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What transformers calls it."""
+        if self.temperature == 0:
+            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, "num_beams": 1}
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": True,
+            "num_beams": 1,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": 0,
+        }
+
+
+@dataclass(slots=True)
+class Typist:
+    """Hands on an answer's text as it is generated; what transformers calls a streamer."""
+
+    speech: Speech
+    write: Callable[[str], object]
+    _ids: list[int] = field(default_factory=list)
+    _written: int = 0
+    _is_prompt: bool = True
+
+    def put(self, ids: torch.Tensor) -> None:
+        """Take in tokens; the first time, those of the prompt."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self._ids += ids.flatten().tolist()
+        text = self.speech.text(self._ids)
+        if not text.endswith("\ufffd"):  # a letter whose bytes are not all there yet
+            self._write(text)
+
+    def end(self) -> None:
+        """Write what is left."""
+        self._write(self.speech.text(self._ids))
+
+    def _write(self, text: str) -> None:
+        self.write(text[self._written :])
+        self._written = len(text)
 
 
 def answers(
-    strategy: Strategy,
-    prepared: PreparedData,
+    strategy: Inference,
+    speech: Speech,
+    prompts: Sequence[Prompt],
     ranks: Ranks,
     device: torch.device,
-    spec: GenerationSpec,
+    sampling: Sampling,
     *,
     micro_batch: int,
     autocast: Callable[[], AbstractContextManager[object]],
     stop_is_agreed: Callable[[], bool],
 ) -> list[str] | None:
-    """Return greedy answers for the first held-out rows, in their order, or None where a stop came first.
+    """Return answers to prompts, in their order, or None where a stop came first.
 
     Args:
         strategy: The model, spread over the ranks.
-        prepared: The data.
-        ranks: All ranks; the rows are spread over them.
+        speech: Its tokenizer.
+        prompts: What is asked.
+        ranks: All ranks; the prompts are spread over them.
         device: What this rank computes on.
-        spec: How many rows, how many tokens.
-        micro_batch: Rows per rank that are answered at once.
+        sampling: How many tokens, and how each is chosen.
+        micro_batch: Prompts per rank that are answered at once.
         autocast: The precision's context.
         stop_is_agreed: Asked before each batch; all ranks get the same answer.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(prepared.tokenizer_dir), local_files_only=True)
-    count = min(spec.rows, len(prepared.eval))
-    mine = list(range(count))[ranks.rank :: ranks.world_size]
-    most = -(-count // ranks.world_size)
+    mine = list(range(len(prompts)))[ranks.rank :: ranks.world_size]
+    most = -(-len(prompts) // ranks.world_size)
     found: dict[int, str] = {}
     strategy.model.eval()
     try:
@@ -59,43 +138,55 @@ def answers(
             chosen = mine[start : start + micro_batch]
             if not chosen and not strategy.moves_together:
                 continue
-            with torch.no_grad(), autocast(), strategy.generating():
-                texts = _answer(strategy, tokenizer, prepared, chosen or [0], device, spec.max_new_tokens)
+            asked = [prompts[place] for place in chosen or [0]]
+            with autocast(), strategy.generating():
+                texts = answer(strategy, speech, asked, device, sampling)
             found |= dict(zip(chosen, texts, strict=False))
     finally:
         strategy.model.train()
     together: dict[int, str] = {}
     for part in ranks.collect(found):
         together |= part
-    return [together[row] for row in range(count)]
+    return [together[place] for place in range(len(prompts))]
 
 
-def score(given: list[str], questions: list[tuple[str, str]]) -> dict[str, Any]:
-    """Compare answers with the true ones.
+def answer(
+    strategy: Inference,
+    speech: Speech,
+    prompts: Sequence[Prompt],
+    device: torch.device,
+    sampling: Sampling,
+    typist: Typist | None = None,
+) -> list[str]:
+    """Answer prompts at once, padded on the left so that all answers begin at the same place.
 
     Args:
-        given: The model's answers.
-        questions: For each, what was asked and the true answer.
-
-    Returns:
-        ``bleu4``: corpus BLEU by sacrebleu with its defaults, 0 to 100 (Post 2018); ``exact_match``: percent of
-        answers equal to the true ones; ``rows``; and a few ``examples``.
+        strategy: The model; inside its ``generating`` context.
+        speech: Its tokenizer.
+        prompts: What is asked.
+        device: What this rank computes on.
+        sampling: How many tokens, and how each is chosen.
+        typist: Told of the tokens of a single prompt as they come.
     """
-    from sacrebleu.metrics.bleu import BLEU
-
-    references = [reference for _, reference in questions]
-    bleu = BLEU()
-    exact = sum(answer == reference for answer, reference in zip(given, references, strict=True))
-    return {
-        "bleu4": round(bleu.corpus_score(given, [references]).score, 2),
-        "exact_match": round(100 * exact / len(given), 2),
-        "rows": len(given),
-        "bleu_signature": str(bleu.get_signature()),
-        "examples": [
-            {"prompt": prompt, "reference": reference, "answer": answer}
-            for (prompt, reference), answer in zip(questions[:EXAMPLES], given[:EXAMPLES], strict=True)
-        ],
-    }
+    width = max(map(len, prompts))
+    ids_BT = np.full((len(prompts), width), speech.pad_id, np.int64)
+    mask_BT = np.zeros((len(prompts), width), np.int64)
+    for place, prompt in enumerate(prompts):
+        ids_BT[place, width - len(prompt) :] = prompt
+        mask_BT[place, width - len(prompt) :] = 1
+    generate: Any = strategy.model.generate
+    with torch.no_grad():
+        output_BT = generate(
+            input_ids=torch.from_numpy(ids_BT).to(device),
+            attention_mask=torch.from_numpy(mask_BT).to(device),
+            use_cache=True,
+            synced_gpus=strategy.moves_together,  # all go on until the last one has its answer
+            pad_token_id=speech.pad_id,
+            eos_token_id=speech.stop_ids,
+            streamer=typist,
+            **sampling.options,
+        )
+    return [speech.text(ids) for ids in output_BT[:, width:].tolist()]
 
 
 def read_scores(folder: RunFolder) -> dict[str, Any]:
@@ -107,43 +198,7 @@ def read_scores(folder: RunFolder) -> dict[str, Any]:
     return scores
 
 
-def write_scores(folder: RunFolder, when: str, scores: dict[str, Any]) -> None:
-    """Add scores to the evaluation file, under ``untrained`` or ``trained``."""
-    content = read_scores(folder) | {when: scores}
+def write_scores(folder: RunFolder, when: str, scores: Mapping[str, Any]) -> None:
+    """Add scores to the evaluation file, under ``untrained``, ``step-N`` or ``trained``."""
+    content = read_scores(folder) | {when: dict(scores)}
     files.write_atomically(folder.evaluation_file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _answer(
-    strategy: Strategy,
-    tokenizer: Any,
-    prepared: PreparedData,
-    rows: list[int],
-    device: torch.device,
-    max_new_tokens: int,
-) -> list[str]:
-    """Answer rows at once, padded on the left so that all answers begin at the same place."""
-    special = prepared.special
-    prompts = [prepared.eval.prompt(row) for row in rows]
-    width = max(map(len, prompts))
-    ids_BT = np.full((len(rows), width), special["pad"], np.int64)
-    mask_BT = np.zeros((len(rows), width), np.int64)
-    for place, prompt in enumerate(prompts):
-        ids_BT[place, width - len(prompt) :] = prompt
-        mask_BT[place, width - len(prompt) :] = 1
-    generate: Any = strategy.model.generate
-    output_BT = generate(
-        input_ids=torch.from_numpy(ids_BT).to(device),
-        attention_mask=torch.from_numpy(mask_BT).to(device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        synced_gpus=strategy.moves_together,  # all go on until the last one has its answer
-        pad_token_id=special["pad"],
-        eos_token_id=prepared.stop_ids,
-    )
-    # Not every tokenizer marks what ends its turns as special, and then would not skip it.
-    ends = set(prepared.stop_ids)
-    answers_BT = [[number for number in answer if number not in ends] for answer in output_BT[:, width:].tolist()]
-    texts = tokenizer.batch_decode(answers_BT, skip_special_tokens=True)
-    return [text.strip() for text in texts]

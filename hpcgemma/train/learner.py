@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from hpcgemma.errors import HpcGemmaError
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.train.data.batches import MicroBatch, TrainingBatches, collate
+from hpcgemma.train.data.batches import MicroBatch, TrainingBatches, collate, collate_packs
+from hpcgemma.train.data.packing import Packs
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.schedules import rate_share
@@ -23,6 +25,10 @@ _CHECKED_TOKENS = 32
 _TOLERANCE_FP32 = 1e-4
 _TOLERANCE_BF16 = 2e-2
 """Relative; the same arithmetic in another order stays well below, a forgotten softcap or scale well above."""
+_LEAK_FP32 = 1e-6
+_LEAK_BF16 = 1e-3
+"""Relative; how much the loss of a packed row may change with the rows before it. Where all is well nothing changes,
+but with experts, whose tokens are grouped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class Learner:
         return StepResult(total, norm)
 
     def rehearse(self) -> None:
-        """Take the longest rows through the model once and throw the result away.
+        """Take the longest samples through the model once and throw the result away.
 
         It shows in the first minute whether memory suffices. And it makes a resumed training equal to an
         uninterrupted one: DDP orders its buckets anew after its first backward pass, and with three or more ranks the
@@ -95,7 +101,7 @@ class Learner:
         """
         training, prepared = self._recipe.training, self._prepared
         pad = prepared.special["pad"]
-        longest = collate(prepared.train, prepared.train.longest(training.micro_batch), pad)
+        longest = self._batches.collate(prepared.samples.longest(training.micro_batch))
         longest = self.strategy.shaped(longest).to(self._device)
         for _ in range(2):
             with self.strategy.accumulating(is_last=True):
@@ -107,6 +113,8 @@ class Learner:
         with torch.no_grad():
             self.strategy.evaluated(*held_out)
         self._check_loss(held_out.ids_BT[:1, :_CHECKED_TOKENS])
+        if prepared.samples.packs is not None:
+            self._check_packing(prepared.samples.packs)
 
     def _check_loss(self, ids_BT: torch.Tensor) -> None:
         """Compare the loss, which never sees whole logits, with that of the model's own logits.
@@ -129,6 +137,44 @@ class Learner:
                 f"{type(self.strategy.model).__name__} treats its logits in a way that is not known here",
                 "train another model; please report this one as an issue",
             )
+
+    def _check_packing(self, packs: Packs) -> None:
+        """Compare the loss of a pack with that of its rows, each alone; and let no row see those before it.
+
+        All ranks take the same pack, of as few rows as there are.
+
+        Raises:
+            HpcGemmaError: The model's attention lets packed rows see each other.
+        """
+        counts_S = np.diff(packs.offsets_S1)
+        if not (counts_S > 1).any():
+            return
+        rows = packs.rows_of(int(np.argmin(np.where(counts_S > 1, counts_S, counts_S.max() + 1))))
+        train, pad = self._prepared.train, self._prepared.special["pad"]
+        pack = collate_packs(train, [rows], self._recipe.data.max_length, pad)
+        end = int(train.lengths_N[rows[:-1]].sum())
+        in_last = pack.positions_N >= end
+        last = pack._replace(positions_N=pack.positions_N[in_last], labels_N=pack.labels_N[in_last])
+        other_ids = pack.ids_BT.clone()
+        other_ids[:, :end] = other_ids[:, :end].flip(1)
+        other = last._replace(ids_BT=other_ids)
+        alone = [collate(train, np.asarray([row]), pad) for row in rows]
+        self.strategy.model.eval()
+        packed, seen, unseen, *each = (self._evaluated(batch) for batch in (pack, last, other, *alone))
+        self.strategy.model.train()
+        is_bf16 = self._recipe.training.precision == "bf16"
+        tolerance, leak = (_TOLERANCE_BF16, _LEAK_BF16) if is_bf16 else (_TOLERANCE_FP32, _LEAK_FP32)
+        if not math.isclose(packed, sum(each), rel_tol=tolerance) or not math.isclose(seen, unseen, rel_tol=leak):
+            raise HpcGemmaError(
+                f"{type(self.strategy.model).__name__}'s attention lets packed rows see each other: the loss of "
+                f"{len(rows)} rows in one pack is {packed:.6f}, that of each alone adds up to {sum(each):.6f}; the "
+                f"last one's changes from {seen:.6f} to {unseen:.6f} with the rows before it",
+                "--set data.packing=false",
+            )
+
+    def _evaluated(self, batch: MicroBatch) -> float:
+        with torch.no_grad():
+            return float(self.strategy.evaluated(*self.strategy.shaped(batch).to(self._device)))
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of the step after so many."""

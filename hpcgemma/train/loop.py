@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -33,6 +33,8 @@ from hpcgemma.train.introduction import introduce
 from hpcgemma.train.learner import Learner, StepResult
 from hpcgemma.train.metrics import MetricsLog, StepMetrics, peak_memory_gib, say
 from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.scoring import numbers_of, perplexity, score
+from hpcgemma.train.scoring.targets import judge, sentence_of
 from hpcgemma.train.signals import StopRequest, signal_name
 
 _UNSTABLE = "in a new run, try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32"
@@ -80,10 +82,12 @@ class Trainer:
         self.agreed_signal = 0
         self.result: StepResult | None = None
         self.last_log = 0.0
+        self.held_out: dict[int, float] = {}  # losses of the evaluations of this attempt, by step
 
         self.prepared = PreparedData.open(folder.prepared_dir)
         self.batches = TrainingBatches(self.prepared, recipe, rank=ranks.rank, world_size=ranks.world_size)
-        self.total_steps = total_steps(len(self.prepared.train), recipe.training)
+        samples = self.prepared.samples
+        self.total_steps = total_steps(samples.per_epoch, recipe.training, samples.unit)
         heartbeat.total_steps = self.total_steps
 
         self.learner = Learner(recipe, self.prepared, folder, self.batches, ranks, device, self.total_steps)
@@ -135,6 +139,8 @@ class Trainer:
             is_best = False
             if self._evaluation_is_due() and not self._stop_is_agreed():
                 is_best = self._evaluate()
+            if self._answers_are_due():
+                self._score_answers(f"step-{progress.step}")
             stops = self._stop_is_agreed()
             if stops or self._is_over():
                 self._save(must_succeed=True)
@@ -166,9 +172,11 @@ class Trainer:
             self.device,
             micro_batch=self.recipe.training.eval_micro_batch,
             stop_is_agreed=self._stop_is_agreed,
+            limit=self.recipe.evaluation.rows,
         )
         if loss is None:
             return False
+        self.held_out[self.progress.step] = loss
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"step {self.progress.step}: the held-out loss is {loss}", _UNSTABLE)
         progress, evaluation = self.progress, self.recipe.evaluation
@@ -193,9 +201,10 @@ class Trainer:
     def _finish(self) -> TrainingEnd:
         """Turn the best weights into the finished model."""
         progress = self.progress
-        best = progress.best_step
+        best, step = progress.best_step, progress.step
         if self.recipe.evaluation.best_at_end and best is not None and best != progress.step:
             is_loaded = self.checkpointing.load_best(best)
+            step = best if is_loaded else step
             if self.ranks.is_first:
                 say(
                     f"final: weights of step {best}, of the lowest held-out loss ({progress.best[0][0]:.4f})"
@@ -204,6 +213,8 @@ class Trainer:
                 )
         if not self._score_answers("trained"):
             return self._ending("stopped")
+        if self.ranks.is_first:
+            self._judge(step)
         self.heartbeat.beat("finishing")
         # Adapters alone are the result of a training of adapters; else all weights are.
         weights = self.strategy.whole_weights(trained_only=self.recipe.lora is not None)
@@ -219,18 +230,25 @@ class Trainer:
             raise problem
         return self._ending("finished")
 
-    def _score_answers(self, when: Literal["untrained", "trained"]) -> bool:
-        """Generate answers for held-out rows and score them, unless that is done; False where a stop came first."""
-        spec = self.recipe.evaluation.generation
+    def _score_answers(self, when: str) -> bool:
+        """Generate answers for held-out rows and score them, unless that is done; False where a stop came first.
+
+        Args:
+            when: ``untrained``, ``step-N`` or ``trained``.
+        """
+        evaluation = self.recipe.evaluation
+        spec = evaluation.generation
         if spec is None or self.ranks.from_first(when in generation.read_scores(self.folder)):
             return True
         self.heartbeat.beat("answering")
+        count = min(spec.rows, len(self.prepared.eval))
         given = generation.answers(
             self.strategy,
-            self.prepared,
+            generation.Speech.of(self.prepared.tokenizer_dir, self.prepared),
+            [self.prepared.eval.prompt(row) for row in range(count)],
             self.ranks,
             self.device,
-            spec,
+            generation.Sampling(max_new_tokens=spec.max_new_tokens),
             micro_batch=self.recipe.training.eval_micro_batch,
             autocast=self.learner.autocast,
             stop_is_agreed=self._stop_is_agreed,
@@ -238,10 +256,33 @@ class Trainer:
         if given is None:
             return False
         if self.ranks.is_first:
-            scores = generation.score(given, self.prepared.questions()[: len(given)])
+            asked = self.prepared.questions()[:count]
+            scores = score(
+                given, [reference for _, reference in asked], [prompt for prompt, _ in asked], evaluation, self.device
+            )
             generation.write_scores(self.folder, when, scores)
+            if self.log is not None:
+                self.log.write_scores(self.progress.step, self.progress.samples, numbers_of(scores))
             say(f"{when}: BLEU-4 {scores['bleu4']}, exact match {scores['exact_match']} % of {scores['rows']} answers")
+            for note in scores["notes"]:
+                say(f"{when}: {note}")
         return True
+
+    def _judge(self, step: int) -> None:
+        """Add to the evaluation file the loss of the finished model, that of a step, and which targets it meets."""
+        evaluation = self.recipe.evaluation
+        if evaluation.generation is None and not evaluation.targets:
+            return
+        scores: dict[str, Any] = generation.read_scores(self.folder).get("trained", {})
+        losses = {at: loss for loss, at in self.progress.best} | self.held_out
+        if step in losses:
+            scores |= {"eval_loss": losses[step], "perplexity": perplexity(losses[step])}
+        verdicts = judge(evaluation.targets, scores)
+        if verdicts:
+            scores |= {"targets": verdicts}
+        generation.write_scores(self.folder, "trained", scores)
+        for name, verdict in verdicts.items():
+            say(f"target: {sentence_of(name, verdict)}")
 
     def _log(self) -> None:
         """Write the step's metrics; this waits for the device."""
@@ -259,7 +300,7 @@ class Trainer:
                 step=progress.step,
                 total_steps=self.total_steps,
                 samples=progress.samples,
-                epoch=progress.samples / len(self.prepared.train),
+                epoch=progress.samples / self.prepared.samples.per_epoch,
                 loss=loss,
                 learning_rate=self.learner.learning_rate(step),
                 grad_norm=norm,
@@ -302,6 +343,11 @@ class Trainer:
         if progress.step == 0 or progress.evaluated_step == progress.step:
             return False
         return progress.step == self.total_steps or (every is not None and progress.step % every == 0)
+
+    def _answers_are_due(self) -> bool:
+        spec = self.recipe.evaluation.generation
+        every = None if spec is None else spec.every_steps
+        return bool(every and self.progress.step and self.progress.step % every == 0 and not self._is_over())
 
     def _is_over(self) -> bool:
         return self.progress.step >= self.total_steps or self.progress.ended_early

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,6 +83,10 @@ class MetricsLog:
     def write_evaluation(self, step: int, samples: int, loss: float) -> None:
         """Append the line of an evaluation: the held-out loss per learned token."""
         self._write({"step": step, "samples": samples, "eval_loss": loss}, {"eval_loss": "eval/loss"})
+
+    def write_scores(self, step: int, samples: int, scores: Mapping[str, float]) -> None:
+        """Append the line of generated answers: what they score, by metric."""
+        self._write({"step": step, "samples": samples, **scores}, {name: f"eval/{name}" for name in scores})
 
     def _write(self, facts: dict[str, Any], board: dict[str, str]) -> None:
         """Append a line of metrics.

@@ -7,7 +7,8 @@ The loss is the cross-entropy summed over learned tokens, in fp32. The sum, not 
 micro-batches can add up: divided once by the learned tokens of the whole global batch, it does not depend on how rows
 were spread.
 
-Letters: B rows, T positions, N learned tokens, D hidden size, V tokens of the vocabulary.
+Letters: B rows, T positions, N learned tokens, D hidden size, V tokens of the vocabulary, I images of C channels, H
+high and W wide.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from hpcgemma.recipes.types import TrainingSpec
-from hpcgemma.train.anatomy import decoder_of, head_of
+from hpcgemma.train.anatomy import decoder_of, head_of, text_decoder_of
 from hpcgemma.train.linear_loss import summed_cross_entropy
 
 
@@ -37,16 +38,27 @@ class Objective(nn.Module):
         self._chunk_tokens = training.loss_chunk_tokens
         self._autocast = autocast and training.precision == "bf16"
 
-    def forward(self, ids_BT: torch.Tensor, positions_N: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        ids_BT: torch.Tensor,
+        positions_N: torch.Tensor,
+        labels_N: torch.Tensor,
+        position_ids_BT: torch.Tensor | None = None,
+        pixel_values_ICHW: torch.Tensor | None = None,
+        token_type_ids_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the summed cross-entropy of learned tokens, a scalar in fp32.
 
         Args:
             ids_BT: Tokens.
             positions_N: Where a learned token is predicted, counted through all rows: row x T + position.
             labels_N: The tokens to be predicted there.
+            position_ids_BT: Positions that restart with each row of a pack; None: nothing is packed.
+            pixel_values_ICHW: Images; None without any.
+            token_type_ids_BT: 1 where a token stands for a piece of an image; None without images.
         """
         with torch.autocast(ids_BT.device.type, torch.bfloat16, enabled=self._autocast):
-            hidden_BTD = self._hidden(ids_BT)
+            hidden_BTD = self._hidden(ids_BT, position_ids_BT, pixel_values_ICHW, token_type_ids_BT)
             head = head_of(self.model)
             return summed_cross_entropy(
                 hidden_BTD.flatten(0, 1)[positions_N],
@@ -58,7 +70,32 @@ class Objective(nn.Module):
                 chunk_tokens=self._chunk_tokens,
             )
 
-    def _hidden(self, ids_BT: torch.Tensor) -> torch.Tensor:
+    def _hidden(
+        self,
+        ids_BT: torch.Tensor,
+        position_ids_BT: torch.Tensor | None,
+        pixel_values_ICHW: torch.Tensor | None,
+        token_type_ids_BT: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if position_ids_BT is not None and self._takes_one_line():
+            ids_BT, position_ids_BT = ids_BT.reshape(1, -1), position_ids_BT.reshape(1, -1)
+            token_type_ids_BT = None if token_type_ids_BT is None else token_type_ids_BT.reshape(1, -1)
+        given = {
+            "position_ids": position_ids_BT,
+            "pixel_values": pixel_values_ICHW,
+            "token_type_ids": token_type_ids_BT,
+        }
+        present = {name: each for name, each in given.items() if each is not None}
         decoder: Any = decoder_of(self.model)
-        hidden_BTD: torch.Tensor = decoder(input_ids=ids_BT, use_cache=False).last_hidden_state
+        hidden_BTD: torch.Tensor = decoder(input_ids=ids_BT, use_cache=False, **present).last_hidden_state
         return hidden_BTD
+
+    def _takes_one_line(self) -> bool:
+        """Whether packs must be laid end to end to be kept apart.
+
+        With flash attention transformers looks for rows in the positions of a batch of one alone; in a larger batch all
+        rows of a pack would see each other (``_is_packed_sequence`` of transformers 5.23). What comes out is the same
+        line of tokens, since each pack begins at position 0.
+        """
+        decoder: Any = text_decoder_of(self.model)
+        return "flash" in str(decoder.config._attn_implementation)

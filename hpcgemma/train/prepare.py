@@ -1,7 +1,8 @@
 """Tokenize a run's data once, before any rank starts: ``python -m hpcgemma.train.prepare RUN_FOLDER``.
 
-One process does it, without a process group: no rank waits in a collective, no rank does it twice, and no time limit
-of a collective is at risk. Nothing here imports torch; transformers does, where it loads a model's own tokenizer.
+One process decides and writes, without a process group: no rank waits in a collective, no rank does it twice, and no
+time limit of a collective is at risk. Nothing here imports torch; transformers does, where it loads a model's own
+tokenizer. What is prepared goes into a cache beside the run folders, for all runs with the same data and settings.
 """
 
 from __future__ import annotations
@@ -11,44 +12,34 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from hpcgemma import files
 from hpcgemma.checkpoints import find_checkpoints
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.train.data.order import epoch_order
-from hpcgemma.train.data.prepared import REFERENCES_NAME, SUMMARY_NAME, TOKENIZER_NAME, TokenRows
-from hpcgemma.train.data.prompts import SpecialIds, TokenizedRow
-from hpcgemma.train.data.rows import Conversation, conversation_of, read_conversations
-from hpcgemma.train.data.svg_captions import Drawing, draw_rows
+from hpcgemma.train.data import cache
+from hpcgemma.train.data.bad_row_report import REPORT_NAME, BadRowReport
+from hpcgemma.train.data.packing import pack_parts
+from hpcgemma.train.data.pipeline import WORKERS_FROM_BYTES, ProgressLine, TokenizedSets, Workers, cores, tokenize_all
+from hpcgemma.train.data.prepared import REFERENCES_NAME, SUMMARY_NAME, TOKENIZER_NAME
+from hpcgemma.train.data.prompts import SpecialIds
+from hpcgemma.train.data.sources import DataFile, Sources, check_formats, data_files, open_sources
+from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
 from hpcgemma.train.data.turn_format import turn_format
 from hpcgemma.train.failures import DataError, attempt_number, failure_of, write_failure
 from hpcgemma.train.runfile import read_run
 
-FORMAT = 1
+FORMAT = 2
 """Version of the prepared folder."""
-
-ROWS_AT_ONCE = 1024
-"""Rows tokenized in one call, which spreads them over the cores."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where conversations come from: each call reads them anew, line by line."""
-
-    train: Callable[[], Iterator[Conversation]]
-    eval: Callable[[], Iterator[Conversation]]
 
 
 def prepare(folder: RunFolder) -> dict[str, Any]:
@@ -62,17 +53,18 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
     """
     _, recipe = read_run(folder)
     wanted = settings_of(recipe)
-    sources = _data_files(recipe)
     present = _present_summary(folder.prepared_dir)
-    if present and present["settings"] == wanted and not any(path.exists() for path in sources):
+    if present and present["settings"] == wanted and not any(Path(path).exists() for path in present["data_files"]):
         return present  # the tokens are here; the files they came from are no longer needed
+    sources = _files_of(recipe)
     fingerprint = _hash_of(wanted, sources)
     if present:
         if present["fingerprint"] == fingerprint:
             return present
         if find_checkpoints(folder.checkpoints_dir):
+            names = ", ".join(dict.fromkeys(str(source.path) for source in sources)) or "recipe"
             raise InputError(
-                f"the data or its settings changed since this run began ({', '.join(map(str, sources)) or 'recipe'})",
+                f"the data or its settings changed since this run began ({names})",
                 "restore them to resume, or start a new run: hpcgemma submit",
             )
     for leftover in folder.path.glob(".preparing-*"):
@@ -81,17 +73,45 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
         outdated = folder.path / f".preparing-outdated-{os.getpid()}"
         folder.prepared_dir.rename(outdated)
         shutil.rmtree(outdated)
+    shared = prepare_shared(folder.path.parent, recipe, fingerprint, report_to=folder.path)
     staging = folder.path / f".preparing-{os.getpid()}"
-    files.make_private_dir(staging)
-    summary = {"format": FORMAT, "fingerprint": fingerprint, "settings": wanted} | _fill(staging, recipe)
-    summary["files"] = _sizes(staging)
-    (staging / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    for path in sorted(staging.rglob("*")):
-        files.fsync_path(path)
-    files.fsync_path(staging)
+    cache.link_tree(shared, staging)
     staging.rename(folder.prepared_dir)
     files.fsync_path(folder.path)
-    return summary
+    return read_summary(folder.prepared_dir)
+
+
+def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_to: Path | None = None) -> Path:
+    """Return the folder of a recipe's prepared data in the cache of a runs folder; make it where it is missing.
+
+    Args:
+        runs_dir: The folder of run folders.
+        recipe: What is prepared.
+        fingerprint: Hash of data and settings.
+        report_to: Folder for the report on bad rows, where they are too many.
+    """
+    with tempfile.TemporaryDirectory(prefix="hpcgemma-") as scratch:
+        tokenizer = _own_tokenizer(recipe, Path(scratch) / TOKENIZER_NAME)
+        key = hashlib.sha256(f"{fingerprint} {_content_hash(tokenizer)}".encode()).hexdigest()[:32]
+
+        def build(staging: Path) -> None:
+            try:
+                summary = {"format": FORMAT, "fingerprint": fingerprint, "settings": settings_of(recipe)}
+                summary |= _fill(staging, recipe, tokenizer)
+            except DataError:
+                if report_to is not None and (staging / REPORT_NAME).exists():
+                    shutil.copyfile(staging / REPORT_NAME, report_to / REPORT_NAME)
+                raise
+            summary["files"] = _sizes(staging)
+            (staging / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+        return cache.obtain(
+            runs_dir / cache.CACHE_NAME,
+            key,
+            build,
+            lambda folder: _present_summary(folder) is not None,
+            lambda sentence: print(sentence, file=sys.stderr, flush=True),
+        )
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -103,131 +123,160 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
         "model_path": recipe.model.path if recipe.tokenizer.path is None else None,
         "revision": recipe.model.revision,
-        "eval_seed": recipe.training.seed if recipe.data.eval is None else None,
     }
 
 
-def _fill(staging: Path, recipe: Recipe) -> dict[str, Any]:
-    """Write tokenizer and tokens into the staged folder and return what there is to say of them."""
-    began = time.monotonic()
-    source = _source(recipe)
-    tokenizer_dir = staging / TOKENIZER_NAME
-    path = recipe.tokenizer.path or recipe.model.path
+def fingerprint_of(recipe: Recipe) -> str:
+    """Return a hash of a recipe's data and of what makes them into tokens."""
+    return _hash_of(settings_of(recipe), _files_of(recipe))
+
+
+def _files_of(recipe: Recipe) -> list[DataFile]:
+    return [] if recipe.data.generator is not None else data_files(recipe.data)
+
+
+def tokenizer_of(recipe: Recipe, sources: Sources, folder: Path) -> Path:
+    """Return the recipe's tokenizer as a new folder in another: the model's own, or one trained from the rows."""
+    target = folder / TOKENIZER_NAME
+    if _own_tokenizer(recipe, target) is None:
+        train_tokenizer(sources.training_contents(), recipe.tokenizer.train_vocab_size or 0, target)
+    return target
+
+
+def _own_tokenizer(recipe: Recipe, folder: Path) -> Path | None:
+    """Copy the model's own tokenizer into a new folder; None where one is trained from the rows."""
     if recipe.tokenizer.train_vocab_size is not None:
-        train_tokenizer(source.train(), recipe.tokenizer.train_vocab_size, tokenizer_dir)
-    elif path is not None:
-        revision = recipe.model.revision if recipe.tokenizer.path is None else None
-        copy_tokenizer(path, revision, tokenizer_dir)
-    else:
+        return None
+    path = recipe.tokenizer.path or recipe.model.path
+    if path is None:
         raise InputError(
             "the recipe has no tokenizer: model.path, tokenizer.path and tokenizer.train_vocab_size are null",
             "--set tokenizer.train_vocab_size=512, or --set tokenizer.path=FOLDER",
         )
-    turns = turn_format(tokenizer_dir, path or "the rows")
+    copy_tokenizer(path, recipe.model.revision if recipe.tokenizer.path is None else None, folder)
+    return folder
 
-    def rows(conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, TokenizedRow]]:
-        stream = iter(conversations)
-        while chunk := list(islice(stream, ROWS_AT_ONCE)):
-            yield from zip(chunk, turns.tokenize(chunk), strict=True)
 
-    limit = recipe.data.max_length
-    train, train_left_out = _keep(rows(source.train()), limit, lambda _: None)
-    with (staging / REFERENCES_NAME).open("w", encoding="utf-8") as file:
-
-        def write_reference(conversation: Conversation) -> None:
-            row = {
-                "prompt": [asdict(turn) for turn in conversation.folded[:-1]],
-                "answer": conversation.answer.strip(),
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-        held_out, eval_left_out = _keep(rows(source.eval()), limit, write_reference)
-    for name, kept, left_out in (("training", train, train_left_out), ("held-out", held_out, eval_left_out)):
-        if not len(kept):
+def _fill(staging: Path, recipe: Recipe, tokenizer: Path | None) -> dict[str, Any]:
+    """Write tokenizer and tokens into the staged folder and return what there is to say of them."""
+    began = time.monotonic()
+    sources = open_sources(recipe)
+    check_formats(recipe, sources)
+    for sentence in sources.described():
+        print(f"data: {sentence}", flush=True)
+    tokenizer_dir = staging / TOKENIZER_NAME
+    if tokenizer is None:
+        train_tokenizer(sources.training_contents(), recipe.tokenizer.train_vocab_size or 0, tokenizer_dir)
+    else:
+        shutil.copytree(tokenizer, tokenizer_dir)
+    name = recipe.tokenizer.path or recipe.model.path or "the rows"
+    turns = turn_format(tokenizer_dir, name)
+    with BadRowReport(staging / REPORT_NAME) as report:
+        sets = _tokenize(staging, recipe, sources, tokenizer_dir, name, report)
+        report.check(sets.counts["rows"], recipe.data.max_bad_share)
+    for kind, rows in (("training", sets.train), ("held-out", sets.eval)):
+        if not len(rows):
             raise DataError(
-                f"none of the {left_out} {name} rows has at most data.max_length = {limit} tokens",
-                "--set data.max_length to a larger number" if left_out else "--set data.eval_share=0.2",
+                f"no {kind} row is left of {sets.counts['rows'] + report.bad}"
+                + (f" (left out: {report.described()})" if report.counts else ""),
+                "give more rows, or with --set data.eval=FILE rows to be held out",
             )
-    train.save(staging, "train")
-    held_out.save(staging, "eval")
+    sets.train.save_index(staging, "train")
+    sets.eval.save_index(staging, "eval")
+    (staging / REFERENCES_NAME).write_text("".join(f"{line}\n" for line in sets.references), encoding="utf-8")
+    counts = {name: sets.counts[name] for name in sorted(sets.counts)}
     return {
         "vocab_size": turns.tokenizer.get_vocab_size(with_added_tokens=True),
         "special_ids": _ids_of(turns.special),
-        "train": _counts(train, train_left_out),
-        "eval": _counts(held_out, eval_left_out),
-        "max_length": limit,
+        "data_files": [] if sources.drawn else [file.path for file in sources.files],
+        "detected": sources.described(),
+        "train": _counts(sets.train),
+        "eval": _counts(sets.eval),
+        "counts": counts,
+        "left_out": dict(report.counts),
+        "parts": _parts(staging, recipe, sources, sets),
+        "max_length": recipe.data.max_length,
         "seconds": round(time.monotonic() - began, 2),
     }
 
 
-def _keep(
-    rows: Iterable[tuple[Conversation, TokenizedRow]], limit: int, note: Callable[[Conversation], None]
-) -> tuple[TokenRows, int]:
-    """Return the rows of at most ``limit`` tokens, and how many were longer; ``note`` is told of each kept one."""
-    left_out = 0
+def _tokenize(
+    staging: Path, recipe: Recipe, sources: Sources, tokenizer_dir: Path, name: str, report: BadRowReport
+) -> TokenizedSets:
+    size = 0 if sources.drawn else sum(Path(file.path).stat().st_size for file in sources.files)
+    processes = cores() if size >= WORKERS_FROM_BYTES else 1
+    progress = ProgressLine(size)
 
-    def kept() -> Iterator[TokenizedRow]:
-        nonlocal left_out
-        for conversation, row in rows:
-            if len(row.ids) > limit:
-                left_out += 1
-            else:
-                note(conversation)
-                yield row
+    def note_bytes(count: int) -> None:
+        progress.bytes_done = count
 
-    return TokenRows.of(kept()), left_out
-
-
-def _source(recipe: Recipe) -> Source:
-    data = recipe.data
-    if data.generator is not None:
-        spec = data.generator
-        train, held_out = draw_rows(spec.train_rows, spec.eval_rows, spec.seed)
-
-        def conversations(drawings: Sequence[Drawing]) -> Iterator[Conversation]:
-            return (conversation_of({"svg": each.svg, "caption": each.caption}, data) for each in drawings)
-
-        return Source(lambda: conversations(train), lambda: conversations(held_out))
-    if data.train is None:
-        raise InputError("the recipe has no rows: data.train and data.generator are null", "--set data.train=FILE")
-    train_file = Path(data.train)
-    if data.eval is not None:
-        eval_file = Path(data.eval)
-        return Source(lambda: read_conversations(train_file, data), lambda: read_conversations(eval_file, data))
-    count = sum(1 for _ in read_conversations(train_file, data))
-    if count < 2:
-        raise DataError(
-            f"{train_file} holds one row, so none is left to be held out", "--set data.eval=FILE, or give more rows"
+    holds_out_share = sources.holds_out_share
+    workers = Workers(
+        sources.spec, tokenizer_dir, name, sources.files, holds_out_share=holds_out_share, processes=processes
+    )
+    try:
+        return tokenize_all(
+            sources.pieces(note_bytes),
+            workers,
+            sources.files,
+            sources.spec,
+            staging,
+            report,
+            holds_out_share=holds_out_share,
+            on_progress=progress,
         )
-    held_out_count = min(max(1, round(data.eval_share * count)), count - 1)
-    is_held_out = np.zeros(count, np.bool_)
-    is_held_out[epoch_order(count, recipe.training.seed, 0)[:held_out_count]] = True
-
-    def share(wanted: bool) -> Iterator[Conversation]:
-        rows = read_conversations(train_file, data)
-        return (row for row, held in zip(rows, is_held_out, strict=True) if held == wanted)
-
-    return Source(lambda: share(False), lambda: share(True))
+    finally:
+        progress.end()
 
 
-def _data_files(recipe: Recipe) -> list[Path]:
-    if recipe.data.generator is not None:
-        return []
-    return [Path(name) for name in (recipe.data.train, recipe.data.eval) if name is not None]
+def _parts(staging: Path, recipe: Recipe, sources: Sources, sets: TokenizedSets) -> list[dict[str, Any]]:
+    """Return the parts of the mixture, counted in samples: rows, or what they are packed into."""
+    ranges: list[tuple[int, int]] = []
+    for count in sets.parts:
+        ranges.append((sum(each for _, each in ranges), count))
+    if recipe.data.packing:
+        packs, ranges = pack_parts(sets.train.lengths_N, ranges, recipe.data.max_length)
+        packs.save(staging, "train")
+    weighted = zip(ranges, sources.weights, strict=True)
+    return [{"first": first, "count": count, "weight": weight} for (first, count), weight in weighted if count]
 
 
-def _hash_of(settings: dict[str, Any], sources: Sequence[Path]) -> str:
+def _hash_of(settings: dict[str, Any], sources: Sequence[DataFile]) -> str:
+    """Return a hash of settings and of the files' content; where the files are does not matter."""
     contents = []
-    for path in sources:
+    for source in sources:
         try:
-            contents.append({"bytes": path.stat().st_size, "sha256": files.sha256_of(path)})
+            size, sha256 = source.path.stat().st_size, files.sha256_of(source.path)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read: {error.strerror}",
+                f"{source.path} cannot be read: {error.strerror}",
                 "--set data.train=FILE (and data.eval), as an absolute path that the compute nodes see",
             ) from None
-    text = json.dumps([settings, contents], sort_keys=True)
+        contents.append({"part": source.part, "bytes": size, "sha256": sha256})
+    data = {name: value for name, value in settings["data"].items() if name not in ("train", "eval")}
+    train = settings["data"]["train"]
+    weights = (
+        [each.get("weight") if isinstance(each, dict) else 1.0 for each in train] if isinstance(train, list) else []
+    )
+    text = json.dumps([settings | {"data": data}, weights, contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content_hash(folder: Path | None) -> str:
+    """Return a hash of a folder's files."""
+    paths = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
+    return " ".join(f"{path.name} {files.sha256_of(path)}" for path in paths)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of a prepared folder.
+
+    Raises:
+        HpcGemmaError: It, or a file, is missing or cut short.
+    """
+    if (summary := _present_summary(folder)) is None:
+        raise HpcGemmaError(f"the prepared data in {folder} are damaged", f"rm -r {folder}, and start again")
+    return summary
 
 
 def _present_summary(folder: Path) -> dict[str, Any] | None:
@@ -245,18 +294,40 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
 
 
-def _counts(rows: TokenRows, left_out: int) -> dict[str, int]:
+def _counts(rows: TokenRows) -> dict[str, int]:
     return {
         "rows": len(rows),
-        "tokens": len(rows.ids_L),
+        "tokens": int(rows.lengths_N.sum()),
         "target_tokens": int(rows.targets_N.sum()),
         "longest_row_tokens": int(rows.lengths_N.max()),
-        "left_out_rows": left_out,
     }
 
 
 def _ids_of(special: SpecialIds) -> dict[str, int]:
     return {name: number for name, number in asdict(special).items() if number is not None}
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """Return what there is to say of prepared data."""
+    train, held_out, counts, left_out = (summary[name] for name in ("train", "eval", "counts", "left_out"))
+    lines = [
+        f"data: {train['rows']} training rows of {train['tokens']} tokens ({train['target_tokens']} learned, longest "
+        f"row {train['longest_row_tokens']}); {held_out['rows']} held-out rows of {held_out['tokens']} tokens; "
+        f"vocabulary {summary['vocab_size']}; tokenized in {summary['seconds']} s"
+    ]
+    if left_out:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items(), key=lambda item: -item[1]))
+        lines.append(f"data: left out: {listed}; prepared/{REPORT_NAME} lists them with file and line")
+    if counts.get("truncated_rows"):
+        lines.append(f"data: {counts['truncated_rows']} rows cut off at {summary['max_length']} tokens")
+    if counts.get("further_pieces"):
+        lines.append(f"data: long rows were split, which gave {counts['further_pieces']} rows more")
+    if counts["eval_rows_in_training"] or counts["eval_questions_in_training"]:
+        lines.append(
+            f"data: WARNING: {counts['eval_rows_in_training']} held-out rows are in the training rows too, and "
+            f"{counts['eval_questions_in_training']} ask what a training row asks: the held-out loss is too low"
+        )
+    return lines
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -274,13 +345,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"Error: {failure.sentence}\nTry:   {failure.hint}", file=sys.stderr, flush=True)
         write_failure(folder, attempt_number(), failure, rank=0, step=0)
         return error.exit_code if isinstance(error, HpcGemmaError) else 1
-    train, held_out = summary["train"], summary["eval"]
-    print(
-        f"data: {train['rows']} training rows of {train['tokens']} tokens ({train['target_tokens']} learned, "
-        f"longest row {train['longest_row_tokens']}, {train['left_out_rows']} longer than {summary['max_length']} "
-        f"left out); {held_out['rows']} held-out rows of {held_out['tokens']} tokens; "
-        f"vocabulary {summary['vocab_size']}; tokenized in {summary['seconds']} s"
-    )
+    for sentence in describe(summary):
+        print(sentence)
     return 0
 
 

@@ -48,7 +48,7 @@ CASES = {
     ),
     "data file": (
         (*TINY, "--set", "data.generator=null", "--set", "data.train=gone.jsonl"),
-        "gone.jsonl does not exist\nTry:   --set data.train=FILE.jsonl\n",
+        "gone.jsonl finds no data file; valid are .jsonl",
     ),
     "no data": (
         (*TINY, "--set", "data.generator=null"),
@@ -104,7 +104,7 @@ CASES = {
     "cancel": (("cancel", "nobody"), "Error: no run of hpcgemma has the name or folder 'nobody'\n"),
     "foreign": (("cancel", "999"), "Error: job 999 was not submitted by hpcgemma\nTry:   scancel 999"),
     "logs": (("logs",), "Error: there are no runs yet\n"),
-    "command": (("stauts",), "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: submit, "),
+    "command": (("stauts",), "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: data, submit, "),
 }
 
 
@@ -117,11 +117,16 @@ def test_wrong_input_says_what_is_wrong_and_what_to_do(call: Call, case: str) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "is empty"),
-        ("\n\n", "is empty"),
-        ("not json\n", "line 1, is not JSON"),
-        ('{"svg": "<svg/>", "caption": "a"}\n[1]\n', "line 2: a 'svg_caption' row needs svg and caption"),
-        ('{"svg": "<svg/>"}\n', "line 1: a 'svg_caption' row needs svg and caption; this one has svg"),
+        ("", "rows.jsonl: empty"),
+        ("\n\n", "rows.jsonl: empty"),
+        ("not json\n", "none of the first 1 rows can be read; the first, line 1, is not JSON"),
+        ('{"svg": "a", "caption": "b"}\n[1]\n[2]\n', "2 of the first 3 rows cannot be trained on as svg_caption"),
+        ('{"svg": "<svg/>"}\n', "a 'svg_caption' row needs 'svg', 'caption', such as"),
+        (
+            '{"svg": "a", "caption": ""}\n{"svg": "a", "caption": ""}\n{"svg": "a", "caption": "b"}\n',
+            "2 of the first 3",
+        ),
+        ('{"svg": "a", "caption": ""}\n', "as svg_caption; the first, line 1: its answer is empty"),
     ],
 )
 def test_a_bad_data_file_is_named_with_its_line(call: Call, tmp_path: Path, content: str, said: str) -> None:
@@ -185,11 +190,11 @@ def test_a_dry_run_tells_scripts_the_strategy_and_what_would_be_refused(tmp_path
     )
     said = json.loads(done.stdout)
     assert done.stderr == ""
-    assert list(said) == ["name", "strategy", "strategy_reason", "warnings", "notes", "script"]
+    assert list(said) == ["name", "strategy", "strategy_reason", "data", "warnings", "notes", "script"]
     assert (said["name"], said["strategy"]) == ("r", "ddp")
     assert "takes 28.9 GiB of a GPU's 63.4 GiB" in said["strategy_reason"]
-    assert [each["hint"] for each in said["warnings"]] == [
-        "--set data.train=FILE.jsonl",
+    assert "data/train.jsonl finds no data file" in said["warnings"][0]["problem"]
+    assert [each["hint"] for each in said["warnings"][1:]] == [
         "hf download google/gemma-3-4b-pt  (on the login node, with HF_HOME on a file system the nodes see)",
     ]
     assert [each["hint"] for each in said["notes"]] == ["--set training.trained_weights=fp32 where memory allows"]

@@ -8,6 +8,7 @@ import pytest
 from hpcgemma.errors import InputError
 from hpcgemma.recipes.types import TrainingSpec
 from hpcgemma.train.data.order import RowStream, epoch_order, micro_batches_of_rank, total_steps
+from hpcgemma.train.data.samples import Part
 
 
 def test_an_epoch_holds_every_row_once_and_each_epoch_has_its_own_order() -> None:
@@ -54,3 +55,38 @@ def test_steps_are_the_epochs_rows_in_whole_batches() -> None:
 def test_a_training_of_no_step_is_refused() -> None:
     with pytest.raises(InputError, match=r"training\.epochs 1 of 10 rows do not fill one training\.global_batch of 16"):
         total_steps(10, TrainingSpec(epochs=1.0, global_batch=16))
+
+
+def test_parts_of_weight_one_have_the_order_of_one_part() -> None:
+    parts = [Part(0, 4), Part(4, 7)]
+    assert RowStream(parts, 3).rows_at(0, 40).tolist() == RowStream(11, 3).rows_at(0, 40).tolist()
+    assert RowStream(11, 3).rows_at(0, 22).tolist() == [*epoch_order(11, 3, 0), *epoch_order(11, 3, 1)]
+
+
+def test_a_weight_says_how_often_each_sample_is_taken() -> None:
+    stream = RowStream([Part(0, 6, 0.5), Part(6, 5, 2.0)], 3)  # 3 + 10 samples an epoch
+    first, second = stream.rows_at(0, 13).tolist(), stream.rows_at(13, 13).tolist()
+    for epoch in (first, second):
+        assert sorted(sample for sample in epoch if sample >= 6) == sorted([*range(6, 11)] * 2)
+    halves = [sorted(sample for sample in epoch if sample < 6) for epoch in (first, second)]
+    assert sorted(halves[0] + halves[1]) == list(range(6))
+    assert first != second
+
+
+def test_a_part_goes_through_its_samples_evenly_whatever_its_weight() -> None:
+    taken = RowStream([Part(0, 7, 0.3), Part(7, 5, 1.5)], 1)
+    samples = taken.rows_at(0, 35 * 10).tolist()  # 2 + 8 an epoch
+    assert {samples.count(sample) for sample in range(7)} == {10}
+    assert {samples.count(sample) for sample in range(7, 12)} == {56}
+
+
+def test_a_weighted_stream_can_be_entered_anywhere() -> None:
+    parts = [Part(0, 6, 0.7), Part(6, 5, 2.4)]
+    whole = RowStream(parts, 3).rows_at(0, 80)
+    for position in (0, 7, 15, 16, 33, 64):
+        assert RowStream(parts, 3).rows_at(position, 9).tolist() == whole[position : position + 9].tolist()
+
+
+def test_packs_are_called_packs_where_they_are_too_few() -> None:
+    with pytest.raises(InputError, match="of 10 packs do not fill one"):
+        total_steps(10, TrainingSpec(epochs=1.0, global_batch=16), "packs")

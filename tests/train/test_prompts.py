@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 
 from hpcgemma.recipes.types import DataSpec
 from hpcgemma.train.data.prompts import GemmaTurns
-from hpcgemma.train.data.rows import conversation_of, read_conversations
 from hpcgemma.train.data.tokenizer import load_tokenizer, train_tokenizer
-from hpcgemma.train.failures import DataError
+from tests.train.contents import conversation_of
 
 MESSAGES: dict[str, Any] = {
     "messages": [
@@ -93,54 +91,3 @@ def test_the_saved_tokenizer_loads_with_transformers_and_its_template_gives_the_
     assert loaded.decode(loaded("Grüße, 你好", add_special_tokens=False)["input_ids"]) == "Grüße, 你好"
     special = [loaded.pad_token_id, loaded.eos_token_id, loaded.bos_token_id, loaded.unk_token_id]
     assert special == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("format_", "line", "problem"),
-    [
-        ("messages", "{", "it is not JSON: Expecting property name"),
-        ("messages", "[1]", "it is a JSON list, not an object"),
-        ("messages", '{"text": 1}', "field 'messages' is not a list of messages; it has the fields ['text']"),
-        ("messages", '{"messages": []}', "field 'messages' is not a list of messages"),
-        (
-            "messages",
-            '{"messages": [{"role": "bot", "content": "x"}]}',
-            "messages[0] has role 'bot'; valid: user, assistant, model, system",
-        ),
-        ("messages", '{"messages": [{"role": "assistant", "content": "x"}]}', "here it is user's"),
-        ("messages", '{"messages": [{"role": "user", "content": "x"}]}', "the last message is not the assistant's"),
-        ("messages", '{"messages": [{"role": "user"}]}', "field 'content' is missing"),
-        ("svg_caption", '{"svg": "x"}', "field 'caption' is missing; it has ['svg']"),
-        ("svg_caption", '{"svg": 3, "caption": "x"}', "field 'svg' is no text but 3"),
-        ("prompt_completion", '{"prompt": "x", "completion": " "}', "its answer is empty"),
-        ("prompt_completion", '{"prompt": "\\ud800", "completion": "x"}', "half of a surrogate pair"),
-    ],
-)
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, format_: Any, line: str, problem: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    good = {
-        "messages": json.dumps(MESSAGES),
-        "svg_caption": '{"svg": "a", "caption": "b"}',
-        "prompt_completion": '{"prompt": "a", "completion": "b"}',
-    }
-    path.write_text(f"{good[format_]}\n\n{line}\n")
-    with pytest.raises(DataError) as caught:
-        list(read_conversations(path, DataSpec(format=format_)))
-    assert caught.value.problem.startswith(f"{path}, line 3: ")
-    assert problem in caught.value.problem
-    assert "a valid one: {" in caught.value.hint
-
-
-def test_a_row_that_is_no_utf8_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"prompt": "\xff", "completion": "x"}\n')
-    with pytest.raises(DataError, match="line 1: it is not UTF-8"):
-        list(read_conversations(path, DataSpec(format="prompt_completion")))
-
-
-def test_an_empty_file_and_a_missing_file_are_named(tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match=r"empty\.jsonl holds no rows"):
-        list(read_conversations(tmp_path / "empty.jsonl", DataSpec()))
-    with pytest.raises(DataError, match=r"gone\.jsonl cannot be read: No such file"):
-        list(read_conversations(tmp_path / "gone.jsonl", DataSpec()))

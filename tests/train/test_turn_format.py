@@ -14,15 +14,17 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpcgemma.recipes.types import DataSpec
+from hpcgemma.rows.bad_rows import BadRowError
+from hpcgemma.rows.conversation import Conversation, Turn
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.data.prompts import GemmaTurns, TokenizedRow, TurnFormat
-from hpcgemma.train.data.rows import Conversation, Turn, conversation_of
 from hpcgemma.train.data.templated import MARK, TemplateTurns
 from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
 from hpcgemma.train.data.turn_format import turn_format
 from hpcgemma.train.failures import DataError
 from hpcgemma.train.prepare import prepare
 from tests.train import chat_tokenizers
+from tests.train.contents import conversation_of
 from tests.train.launch import Run
 from tests.train.models import SHAPES
 from tests.train.test_prepare import NO_GENERATOR, write_rows
@@ -214,7 +216,7 @@ def test_a_text_that_the_tokenizer_can_only_write_as_a_special_token_is_refused(
     tokenizer.save(str(folder / "tokenizer.json"))
     turns = turn_format(folder, "it")
     assert turns.tokenize([Conversation((Turn("user", "2"), Turn("model", "2")))])
-    with pytest.raises(DataError, match="says a special token, and this tokenizer cannot write it as plain text"):
+    with pytest.raises(BadRowError, match="says a special token, and this tokenizer cannot write it as plain text"):
         turns.tokenize([Conversation((Turn("user", "You!"), Turn("model", "2")))])
 
 
@@ -222,7 +224,7 @@ def test_turns_are_found_and_written_without_torch_and_transformers(tmp_path: Pa
     folder = chat_tokenizers.qwen(tmp_path / "tokenizer")
     code = (
         "import sys; from pathlib import Path; from hpcgemma.train.data.turn_format import turn_format; "
-        "from hpcgemma.train.data.rows import Conversation, Turn; "
+        "from hpcgemma.rows.conversation import Conversation, Turn; "
         f"turns = turn_format(Path({str(folder)!r}), 'it'); "
         "assert turns.tokenize([Conversation((Turn('user', 'a'), Turn('model', 'b')))]); "
         "assert not {'torch', 'transformers'} & set(sys.modules)"

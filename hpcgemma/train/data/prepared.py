@@ -1,95 +1,19 @@
-"""The prepared data of a run: token ids in flat files that ranks map into memory, written once.
-
-Letters: N rows, L tokens of all rows together.
-"""
+"""The prepared data of a run: token ids and all else that training needs of its rows, written once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hpcgemma.train.data.prompts import TokenizedRow
+from hpcgemma.train.data.packing import Packs
+from hpcgemma.train.data.samples import Part, Samples
+from hpcgemma.train.data.token_rows import TokenRows
 
 SUMMARY_NAME = "summary.json"
 TOKENIZER_NAME = "tokenizer"
 REFERENCES_NAME = "eval_rows.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRows:
-    """Rows of token ids, laid end to end."""
-
-    ids_L: NDArray[np.int32]
-    is_target_L: NDArray[np.bool_]
-    """Whether a token is learned."""
-    offsets_N1: NDArray[np.int64]
-    """Where each row begins; one more entry for the end of the last."""
-    targets_N: NDArray[np.int64]
-    """Tokens of each row that are learned."""
-
-    def __len__(self) -> int:
-        return len(self.targets_N)
-
-    @property
-    def lengths_N(self) -> NDArray[np.int64]:
-        """Tokens of each row."""
-        return np.diff(self.offsets_N1)
-
-    def ids(self, row: int) -> NDArray[np.int32]:
-        """Return a row's token ids."""
-        return self.ids_L[self.offsets_N1[row] : self.offsets_N1[row + 1]]
-
-    def is_target(self, row: int) -> NDArray[np.bool_]:
-        """Return which of a row's tokens are learned."""
-        return self.is_target_L[self.offsets_N1[row] : self.offsets_N1[row + 1]]
-
-    def prompt(self, row: int) -> NDArray[np.int32]:
-        """Return a row's token ids up to its last answer."""
-        is_target = self.is_target(row)
-        last = int(np.flatnonzero(is_target)[-1])
-        before = np.flatnonzero(~is_target[:last])
-        return self.ids(row)[: int(before[-1]) + 1]
-
-    def longest(self, count: int) -> NDArray[np.int64]:
-        """Return the rows with most tokens, longest first."""
-        return np.argsort(-self.lengths_N, kind="stable")[:count].astype(np.int64)
-
-    def save(self, folder: Path, name: str) -> None:
-        """Write the arrays to a folder."""
-        for field in ("ids_L", "is_target_L", "offsets_N1", "targets_N"):
-            np.save(folder / f"{name}.{field}.npy", getattr(self, field))
-
-    @classmethod
-    def open(cls, folder: Path, name: str) -> TokenRows:
-        """Map the arrays of a folder into memory."""
-        return cls(
-            *(
-                np.load(folder / f"{name}.{field}.npy", mmap_mode="r")
-                for field in ("ids_L", "is_target_L", "offsets_N1", "targets_N")
-            )
-        )
-
-    @classmethod
-    def of(cls, rows: Iterable[TokenizedRow]) -> TokenRows:
-        """Lay tokenized rows end to end."""
-        ids: list[NDArray[np.int32]] = []
-        is_target: list[NDArray[np.bool_]] = []
-        for row in rows:
-            ids.append(np.asarray(row.ids, np.int32))
-            is_target.append(np.asarray(row.is_target, np.bool_))
-        lengths = [len(each) for each in ids]
-        return cls(
-            ids_L=np.concatenate(ids) if ids else np.empty(0, np.int32),
-            is_target_L=np.concatenate(is_target) if ids else np.empty(0, np.bool_),
-            offsets_N1=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-            targets_N=np.asarray([int(each.sum()) for each in is_target], np.int64),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +23,22 @@ class PreparedData:
     folder: Path
     train: TokenRows
     eval: TokenRows
+    samples: Samples
+    """What a step counts: the training rows, or what they are packed into."""
     summary: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
         """Open a prepared folder."""
+        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+        train = TokenRows.open(folder, "train")
+        parts = [Part(part["first"], part["count"], part["weight"]) for part in summary.get("parts", [])]
         return cls(
             folder=folder,
-            train=TokenRows.open(folder, "train"),
+            train=train,
             eval=TokenRows.open(folder, "eval"),
-            summary=json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8")),
+            samples=Samples.of(train, Packs.open(folder, "train"), parts),
+            summary=summary,
         )
 
     @property

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from hpcgemma.train.data.rows import Conversation, Turn
+from hpcgemma.rows.conversation import Conversation, Turn
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 """Gemma's special tokens; the first four have the ids 0 to 3."""
@@ -70,7 +70,14 @@ class TurnFormat(Protocol):
         """Its special tokens."""
 
     def tokenize(self, conversations: Sequence[Conversation]) -> list[TokenizedRow]:
-        """Return the token ids of conversations, and which of them are learned."""
+        """Return the token ids of conversations, and which of them are learned.
+
+        Raises:
+            BadRowError: A conversation cannot be written in this format.
+        """
+
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts as they are, without a token before or after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,10 @@ class GemmaTurns:
                 is_target += [False] * len(opening) + [answers] * len(content) + [False] * len(newline)
             rows.append(TokenizedRow(ids, is_target))
         return rows
+
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts as they are, without a token before or after them."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def _piece(turn: Turn) -> str:

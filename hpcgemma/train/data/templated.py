@@ -21,9 +21,10 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from hpcgemma.rows.bad_rows import BadRowError
+from hpcgemma.rows.conversation import Conversation, Turn
 from hpcgemma.train.data.chat_template import ChatTemplate, Message
 from hpcgemma.train.data.prompts import SpecialIds, TokenizedRow
-from hpcgemma.train.data.rows import Conversation, Turn
 from hpcgemma.train.failures import DataError
 
 MARK = "\ufdd0"
@@ -89,6 +90,12 @@ class TemplateTurns:
         encoded = self.tokenizer.encode_batch([text for text, _ in written], add_special_tokens=False)
         return [self._row(text, answers, each) for (text, answers), each in zip(written, encoded, strict=True)]
 
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts as they are, without a token before or after them."""
+        plain = [self._plain(text) for text in texts]
+        encoded = self.tokenizer.encode_batch(plain, add_special_tokens=False)
+        return [self._checked(text, each).ids for text, each in zip(plain, encoded, strict=True)]
+
     def _write(self, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
         """Return a conversation's text, and for each answer where it begins and where its end token does."""
         messages = [
@@ -101,7 +108,7 @@ class TemplateTurns:
             begin = _begin(self.template, messages, place, text)
             end = text.find(self.layout.end_of_turn, begin)
             if end < 0:
-                raise DataError(f"the chat template ends no answer in {text!r:.200}", _HINT)
+                raise BadRowError("bad_template", f"the chat template ends no answer in {text!r:.200}")
             answers.append((begin, end))
         return text, answers
 
@@ -110,17 +117,20 @@ class TemplateTurns:
         return self.control.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", text.replace(MARK, ""))
 
     def _row(self, text: str, answers: Iterable[tuple[int, int]], encoded: Encoding) -> TokenizedRow:
-        ids: list[int] = encoded.ids
-        if MARK in text and sum(number in self.control_ids for number in ids) > len(self.control.findall(text)):
-            raise DataError(
-                f"a text says a special token, and this tokenizer cannot write it as plain text: {text!r:.200}",
-                "take the row out, or write the token otherwise in it",
-            )
+        ids: list[int] = self._checked(text, encoded).ids
         is_target = [False] * len(ids)
         for begin, end in answers:
             first, last = _token_from(encoded, begin), _token_from(encoded, end)
             is_target[first : last + 1] = [True] * (last + 1 - first)
         return TokenizedRow(ids, is_target)
+
+    def _checked(self, text: str, encoded: Encoding) -> Encoding:
+        if MARK in text and sum(id_ in self.control_ids for id_ in encoded.ids) > len(self.control.findall(text)):
+            raise BadRowError(
+                "special_token",
+                f"it says a special token, and this tokenizer cannot write it as plain text: {text!r:.200}",
+            )
+        return encoded
 
 
 def layout_of(template: ChatTemplate, tokens: re.Pattern[str]) -> Layout:

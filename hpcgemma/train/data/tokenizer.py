@@ -9,19 +9,19 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hpcgemma.errors import InputError
+from hpcgemma.rows.conversation import Content, Document
 from hpcgemma.train.data.prompts import CHAT_TEMPLATE, SPECIAL_TOKENS
-from hpcgemma.train.data.rows import Conversation
 from hpcgemma.train.failures import DataError
 
 # Words keep the space before them, numbers stay apart from words, and signs such as `="` become one token.
 _PIECES = r" ?\p{L}+|\p{N}{1,3}|[^\p{L}\p{N} ]+| +"
 
 
-def train_tokenizer(conversations: Iterable[Conversation], vocab_size: int, folder: Path) -> None:
+def train_tokenizer(contents: Iterable[Content], vocab_size: int, folder: Path) -> None:
     """Train a byte-pair tokenizer with Gemma's special tokens and write it to a new folder.
 
     Args:
-        conversations: The training rows.
+        contents: What the training rows mean.
         vocab_size: Tokens at most, the 6 special ones and the 256 bytes included.
         folder: Where it goes; ``AutoTokenizer.from_pretrained`` loads it.
     """
@@ -39,8 +39,7 @@ def train_tokenizer(conversations: Iterable[Conversation], vocab_size: int, fold
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (f"{turn.role}\n{turn.text}" for conversation in conversations for turn in conversation.folded)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((text for content in contents for text in _texts_of(content)), trainer)
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
@@ -54,6 +53,12 @@ def train_tokenizer(conversations: Iterable[Conversation], vocab_size: int, fold
         "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _texts_of(content: Content) -> list[str]:
+    if isinstance(content, Document):
+        return [content.text]
+    return [f"{turn.role}\n{turn.text}" for turn in content.folded]
 
 
 def copy_tokenizer(path: str, revision: str | None, folder: Path) -> None:

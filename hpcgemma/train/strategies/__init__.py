@@ -16,6 +16,28 @@ from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.ranks import Ranks
 
 
+class Inference(Protocol):
+    """What an evaluation asks of a model, spread over ranks or whole. Methods marked *together* are for all ranks."""
+
+    @property
+    def model(self) -> Any:
+        """The transformers or peft model inside."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What a forward pass of an evaluation goes through."""
+
+    @property
+    def moves_together(self) -> bool:
+        """Whether a forward pass needs all ranks, since each holds only a part of the weights."""
+
+    def shaped(self, batch: MicroBatch) -> MicroBatch:
+        """Return a batch, still on the host, in the shape that a forward pass takes."""
+
+    def generating(self) -> AbstractContextManager[object]:
+        """Return a context in which the bare model may generate. *Together* where ``moves_together``."""
+
+
 class Strategy(Protocol):
     """What the loop asks of a strategy. Methods marked *together* must be called by all ranks."""
 

@@ -82,6 +82,12 @@ def read(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         )
 
 
+def read_here(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill whole tensors from a folder, in this process alone, whatever the others do."""
+    with torch.no_grad(), _quiet():
+        load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+
+
 def contents_of(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Entry]:
     """Return what is in a folder.
 

@@ -50,13 +50,19 @@ class XlaStrategy(NativeStrategy):
         device: XLA's.
 
     Raises:
-        InputError: There are not as many cores as ranks.
+        InputError: There are not as many cores as ranks, or rows are packed.
     """
 
     # All cores run the same programs equally often, so none can wait for one that has nothing to evaluate.
     moves_together = True
 
     def __init__(self, recipe: Recipe, prepared: PreparedData, ranks: Ranks, device: torch.device) -> None:
+        if prepared.samples.is_packed:
+            # transformers reads from the device where rows begin, and each batch would need masks of its own.
+            raise InputError(
+                "data.packing is not supported by strategy.name xla, whose batches have one shape without it",
+                "--set data.packing=false",
+            )
         _start(ranks)
         training = recipe.training
         # On the CPU first: so its random numbers are those of every other strategy.
@@ -145,10 +151,18 @@ class XlaObjective(Objective):
         super().__init__(model, training, autocast=True)
         self._masks: dict[int, Any] = {}
 
-    def forward(self, ids_BT: torch.Tensor, positions_N: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        ids_BT: torch.Tensor,
+        positions_N: torch.Tensor,
+        labels_N: torch.Tensor,
+        position_ids_BT: torch.Tensor | None = None,
+        pixel_values_ICHW: torch.Tensor | None = None,
+        token_type_ids_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the summed cross-entropy of learned tokens, a scalar in fp32; see ``Objective``."""
         with torch.autocast("xla", torch.bfloat16, enabled=self._autocast):
-            hidden_BTD = self._hidden(ids_BT)
+            hidden_BTD = self._hidden(ids_BT, position_ids_BT, pixel_values_ICHW, token_type_ids_BT)
             head = head_of(self.model)
             loss = summed_cross_entropy(
                 hidden_BTD.flatten(0, 1)[positions_N],
@@ -164,7 +178,13 @@ class XlaObjective(Objective):
             torch_xla.sync()  # a backward pass follows otherwise, in the same program
         return loss
 
-    def _hidden(self, ids_BT: torch.Tensor) -> torch.Tensor:
+    def _hidden(
+        self,
+        ids_BT: torch.Tensor,
+        position_ids_BT: torch.Tensor | None,
+        pixel_values_ICHW: torch.Tensor | None,
+        token_type_ids_BT: torch.Tensor | None,
+    ) -> torch.Tensor:
         width = ids_BT.shape[1]
         if width not in self._masks:
             self._masks[width] = _masks(bare_model(self.model), width, ids_BT.device)
