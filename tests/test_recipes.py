@@ -37,7 +37,7 @@ OF_A_TWIN = re.compile(
     r"name|description|model\.path|model\.config\..*|tokenizer\.train_vocab_size|resources\..*"
     r"|data\.(train|generator|format|max_length|num_workers)(\..*)?"
     r"|training\.(max_steps|global_batch|micro_batch|eval_micro_batch|log_every_steps|compile)"
-    r"|evaluation\.every_steps|checkpoint\.(every_steps|keep)|strategy\.expected_world_size"
+    r"|evaluation\.(every_steps|generation\..*)|checkpoint\.(every_steps|keep)|strategy\.expected_world_size"
 )
 ALSO = {
     "gemma3_270m_tpu": {"strategy.name"},

@@ -34,8 +34,8 @@ class CardFacts:
     recipe: Recipe
     model_type: str
     """As in the model's config."""
-    kind: str
-    """What the folder holds, in a sentence."""
+    has_whole_model: bool
+    """Whether the folder holds all weights, or adapters alone."""
     checkpoint: str
     data: Mapping[str, Any]
     """Summary of the prepared data."""
@@ -51,12 +51,18 @@ def model_card(facts: CardFacts) -> str:
     """Return the text of README.md."""
     recipe = facts.recipe
     base = _plain(recipe.model.path) if recipe.model.path else None
-    is_gemma = facts.model_type.startswith("gemma")
+    has_terms = base is not None and facts.model_type.startswith("gemma")
+    kind = "Adapters, for peft; the base model is loaded beside them."
+    if facts.has_whole_model:
+        kind = "The whole model" + (", adapters merged into the base." if recipe.lora else ".")
     lines = ["---"]
     if base is not None and "/" in base:
         lines += [f"base_model: {base}"]
-    lines += ["library_name: transformers", *(["license: gemma"] if base and is_gemma else []), "---", ""]
-    lines += [f"# {facts.name}", "", recipe.description, "", facts.kind, ""]
+    # Gemma 4 has another licence than those before it.
+    is_under_terms = has_terms and not facts.model_type.startswith("gemma4")
+    lines += [f"library_name: {'transformers' if facts.has_whole_model else 'peft'}"]
+    lines += [*(["license: gemma"] if is_under_terms else []), "---", ""]
+    lines += [f"# {facts.name}", "", recipe.description, "", kind, ""]
     lines += _table(
         [
             ("base model", base or f"none: a {facts.model_type} from random weights"),
@@ -71,7 +77,7 @@ def model_card(facts: CardFacts) -> str:
     lines += [f"- {name}: {METRICS[name]}" for name in METRICS if name in facts.scores] + [""]
     lines += ["## Recipe", "", "```yaml", yaml.safe_dump(_recipe(recipe), sort_keys=False, allow_unicode=True).rstrip()]
     lines += ["```", "", "## Made with", "", *_table(list(facts.versions.items()))]
-    if base and is_gemma:
+    if has_terms:
         lines += ["## Licence", "", _GEMMA_NOTE, ""]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from hpcgemma.configfile import Document, build
 from hpcgemma.errors import ConfigError
@@ -35,6 +36,7 @@ TRUE = ["two small red circles at the top", "a large blue square on the left"]
 def test_equal_answers_score_full_marks() -> None:
     scores = overlap(TRUE, TRUE)
     assert {name: value for name, value in scores.items() if "signature" not in name} == {
+        "notes": [],
         "bleu4": 100.0,
         "chrf": 100.0,
         "rouge1": 100.0,
@@ -203,7 +205,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(str(folder))
-    images: Any = CLIPImageProcessor
+    images: Any = CLIPImageProcessorPil
     images(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(str(folder))
     return folder
 
@@ -242,6 +244,20 @@ def test_without_a_clip_there_is_a_sentence_and_all_other_scores() -> None:
     assert scores["notes"][-1].startswith("CLIP score: not computed, no CLIP at 'no/such-model', neither as a folder")
     assert "\n" not in scores["notes"][-1]
     assert scores["examples"][0] == {"prompt": f"Describe.\n{RED}", "reference": TRUE[0], "answer": TRUE[0]}
+
+
+def test_what_needs_a_package_that_is_not_there_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    optional = ("rouge_score", "py3langid", "resvg_py")
+    find: Any = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in optional else find(name))
+    scores = score(TRUE, TRUE, [f"Describe.\n{RED}"] * 2, EvaluationSpec(), CPU)
+    assert not {"rouge1", "clip_score"} & scores.keys()
+    assert (scores["bleu4"], scores["instruction_checks"]) == (100.0, {"format": 100.0, "length": 100.0})
+    assert [note.partition(" (pip install 'hpcgemma[evaluation]')")[0] for note in scores["notes"]] == [
+        "ROUGE: not computed, rouge-score not installed",
+        "language: not checked, the package py3langid is not installed",
+        "CLIP score: not computed, resvg-py not installed",
+    ]
 
 
 def test_what_has_no_drawing_is_not_asked_of_clip() -> None:

@@ -34,8 +34,8 @@ def evaluate(request: Request) -> int:
     source = source_of(request)
     training = source.recipe.training if source.recipe else TrainingSpec()
     ranks, device = take_place(training)
-    spec = _evaluation_spec(source.recipe, request)
     rows = _rows(source, request)
+    spec = _evaluation_spec(source.recipe, request, asks=any(asked for asked, _ in rows.questions))
     model, prepared = load(source, device)
     if ranks.is_first:
         note(f"{source.described}, {len(rows.rows)} rows of {rows.name}")
@@ -86,17 +86,17 @@ def evaluate(request: Request) -> int:
     return 0
 
 
-def _evaluation_spec(recipe: Recipe | None, request: Request) -> EvaluationSpec:
-    """Return what is measured: as the recipe says, changed by the command."""
+def _evaluation_spec(recipe: Recipe | None, request: Request, *, asks: bool) -> EvaluationSpec:
+    """Return what is measured: as the recipe says, changed by the command. Rows of plain text ask nothing."""
     spec = recipe.evaluation if recipe else EvaluationSpec()
     changes: dict[str, Any] = {}
     if request["clip_model"]:
         changes["clip_model"] = request["clip_model"]
-    if not request["generation"]:
+    if not request["generation"] or not asks:
         changes["generation"] = None
     else:
-        asked = spec.generation or (None if recipe and recipe.data.format == "text" else GenerationSpec())
-        if asked is not None and request["max_new_tokens"]:
+        asked = spec.generation or GenerationSpec()
+        if request["max_new_tokens"]:
             asked = asked.model_copy(update={"max_new_tokens": request["max_new_tokens"]})
         changes["generation"] = asked
     return spec.model_copy(update=changes)

@@ -91,13 +91,11 @@ def _with_whole_base(source: Source, recipe: Recipe) -> Source:
 def _facts(source: Source, recipe: Recipe, folder: RunFolder, model_type: str, *, merged: bool) -> CardFacts:
     is_final = source.checkpoint is None
     scores = generation.read_scores(folder).get("trained", {}) if is_final else {}
-    has_adapters = recipe.lora is not None
-    kind = "The whole model" + (", adapters merged into the base." if has_adapters else ".")
     return CardFacts(
         name=folder.path.name,
         recipe=recipe,
         model_type=model_type,
-        kind=kind if merged else "Adapters (peft); the base model is loaded beside them.",
+        has_whole_model=merged,
         checkpoint="the finished model" if is_final else f"the checkpoint at step {source.checkpoint}",
         data=source.prepared.summary if source.prepared else {},
         scores=scores,

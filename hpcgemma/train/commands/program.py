@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ def run(main: Callable[[Request], int], *, libraries_talk: bool = False) -> NoRe
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries say to each other
     with contextlib.redirect_stdout(sys.stderr) if libraries_talk else contextlib.nullcontext():
         code = _code_of(main)
     sys.stdout.flush()

@@ -39,8 +39,9 @@ def score(
     """
     asked = spec.generation or GenerationSpec()
     notes: list[str] = []
-    found: dict[str, Any] = overlap(answers, references) | {"rows": len(answers)}
+    found: dict[str, Any] = {"rows": len(answers)}
     for part in (
+        overlap(answers, references),
         instruction_following(answers, references, asked),
         clip_score(answers, prompts, spec.clip_model, device),
     ):

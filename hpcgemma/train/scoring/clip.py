@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from hpcgemma.train.scoring.drawing import images_of, svg_in
 
 _ROWS_AT_ONCE = 32
 _PACKAGES = {"resvg_py": "resvg-py", "PIL": "pillow"}
+"""What renders drawings: modules, and the packages that they come in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,10 @@ class Clip:
             OSError: There is none.
             ValueError: It is no CLIP.
         """
-        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
         model: Any = CLIPModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
-        images: Any = CLIPImageProcessor
+        images: Any = CLIPImageProcessorPil  # the same with and without torchvision
         return cls(
             model.to(device).eval(),
             images.from_pretrained(path, local_files_only=True),
@@ -95,14 +97,19 @@ def clip_score(
         return {"notes": []}
     missing = [package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None]
     if missing:
-        return {"notes": [f"CLIP score: not computed, pip install {' '.join(missing)}"]}
+        return {
+            "notes": [
+                f"CLIP score: not computed, {' and '.join(missing)} not installed (pip install 'hpcgemma[evaluation]')"
+            ]
+        }
     try:
         clip = Clip.load(clip_model, device)
     except (OSError, ValueError, KeyError, AttributeError) as error:
+        why = f": {first_line(error)}" if Path(clip_model).is_dir() else ""
         return {
             "notes": [
                 f"CLIP score: not computed, no CLIP at {clip_model!r}, neither as a folder nor in the hub cache "
-                f"(hf download {clip_model}, or evaluation.clip_model): {first_line(error)}"
+                f"(hf download {clip_model}, or evaluation.clip_model){why}"
             ]
         }
     pairs = [

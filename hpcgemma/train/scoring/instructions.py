@@ -54,7 +54,9 @@ def instruction_following(answers: Sequence[str], references: Sequence[str], spe
     }
     notes = []
     if importlib.util.find_spec("py3langid") is None:
-        notes.append("language: not checked, the package py3langid is not installed (pip install 'hpcgemma[train]')")
+        notes.append(
+            "language: not checked, the package py3langid is not installed (pip install 'hpcgemma[evaluation]')"
+        )
     else:
         spoken = [speaks_alike(answer, reference) for answer, reference in pairs]
         told = [each for each in spoken if each is not None]

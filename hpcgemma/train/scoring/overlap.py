@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from typing import Any
 
 _WORD = re.compile(r"[^\W_]+")
 _ROUGE = ("rouge1", "rouge2", "rougeL")
+_WITHOUT_ROUGE = "ROUGE: not computed, rouge-score not installed (pip install 'hpcgemma[evaluation]')"
 
 
 class Words:
@@ -28,24 +30,33 @@ def overlap(answers: Sequence[str], references: Sequence[str]) -> dict[str, Any]
     Returns:
         ``bleu4`` and ``chrf``: of the whole corpus, by sacrebleu with its defaults (Post 2018; Popović 2015), and their
         signatures; ``rouge1``, ``rouge2``, ``rougeL``: F1, the mean over rows, without stemming (Lin 2004);
-        ``exact_match``: how many are equal character by character.
+        ``exact_match``: how many are equal character by character; and ``notes``, sentences on what was not computed.
     """
-    from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     bleu, chrf = BLEU(), CHRF()
-    rouge = RougeScorer(list(_ROUGE), tokenizer=Words())
-    rows = [rouge.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
     exact = sum(answer == reference for answer, reference in zip(answers, references, strict=True))
     found: dict[str, Any] = {
         "bleu4": round(bleu.corpus_score(list(answers), [list(references)]).score, 2),
         "chrf": round(chrf.corpus_score(list(answers), [list(references)]).score, 2),
     }
-    for name in _ROUGE:
-        found[name] = round(100 * sum(float(row[name].fmeasure) for row in rows) / len(rows), 2)
-    return found | {
-        "exact_match": round(100 * exact / len(answers), 2),
-        "bleu_signature": str(bleu.get_signature()),
-        "chrf_signature": str(chrf.get_signature()),
-    }
+    has_rouge = importlib.util.find_spec("rouge_score") is not None
+    return (
+        found
+        | (_rouge(answers, references) if has_rouge else {})
+        | {
+            "exact_match": round(100 * exact / len(answers), 2),
+            "bleu_signature": str(bleu.get_signature()),
+            "chrf_signature": str(chrf.get_signature()),
+            "notes": [] if has_rouge else [_WITHOUT_ROUGE],
+        }
+    )
+
+
+def _rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rouge = RougeScorer(list(_ROUGE), tokenizer=Words())
+    rows = [rouge.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
+    return {name: round(100 * sum(float(row[name].fmeasure) for row in rows) / len(rows), 2) for name in _ROUGE}
