@@ -137,6 +137,26 @@ CASES: dict[tuple[str, str], tuple[str, str]] = {
         "training.compile is torch's compiler, and strategy.name xla has its own",
         "--set training.compile=false",
     ),
+    ("gemma3_270m_tpu", "data.packing=true"): (
+        "data.packing is not supported by strategy.name xla, whose batches have one shape without it",
+        "--set data.packing=false",
+    ),
+    ("gemma3_4b_cpt", "data.prompt_template=Say"): (
+        "data.prompt_template makes a user turn, and rows of data.format text take none",
+        "--set data.prompt_template=null",
+    ),
+    ("gemma3_4b_cpt", "data.learn=last"): (
+        "data.learn last chooses among answers, and rows of data.format text have none",
+        "--set data.learn=all",
+    ),
+    ("gemma3_4b_cpt", "evaluation.generation.rows=8"): (
+        "evaluation.generation asks for answers, and rows of data.format text ask nothing",
+        "--set evaluation.generation=null",
+    ),
+    ("gemma2_2b_qlora", "data.format=image_caption"): (
+        "data.format image_caption shows images, and model.kind text sees none",
+        "--set model.kind=vision",
+    ),
     ("gemma3_270m_tpu", "training.liger_kernels=true"): (
         "training.liger_kernels is for GPUs, and strategy.name is xla",
         "--set training.liger_kernels=false",

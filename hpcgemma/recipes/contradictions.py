@@ -166,6 +166,11 @@ def _of_xla(recipe: Recipe, around: Surroundings) -> Iterator[Finding]:
             "optimizer.name adamw_8bit needs bitsandbytes, which has no kernels for strategy.name xla",
             "--set optimizer.name=adamw",
         )
+    if recipe.data.packing:
+        yield Finding(
+            "data.packing is not supported by strategy.name xla, whose batches have one shape without it",
+            "--set data.packing=false",
+        )
     if training.compile:
         yield Finding(
             "training.compile is torch's compiler, and strategy.name xla has its own",
@@ -321,6 +326,11 @@ def _of_data(recipe: Recipe) -> Iterator[Finding]:
         yield Finding(
             f"data.learn {recipe.data.learn} chooses among answers, and rows of data.format text have none",
             "--set data.learn=all",
+        )
+    if recipe.data.format == "text" and recipe.evaluation.generation is not None:
+        yield Finding(
+            "evaluation.generation asks for answers, and rows of data.format text ask nothing",
+            "--set evaluation.generation=null",
         )
     if recipe.data.format == "image_caption" and recipe.model.kind == "text":
         yield Finding(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from hpcgemma.errors import InputError
-from hpcgemma.recipes.types import DataSpec, RowFormat
+from hpcgemma.recipes.types import DataSpec
 from hpcgemma.rows.bad_rows import BadRowError
 from hpcgemma.rows.conversation import Conversation, Document, Turn
 from hpcgemma.rows.conversion import Converter
@@ -145,8 +144,8 @@ def format_of(data: DataSpec, prepared: PreparedData) -> str:
         return data.generator.name.removesuffix("s")
     if data.format != "auto":
         return data.format
-    found = re.search(r": (\w+) \(", "".join(prepared.summary.get("detected", [])[:1]))
-    return found[1] if found and found[1] in get_args(RowFormat) else "messages"
+    formats: list[str] = prepared.summary["formats"]
+    return formats[0]
 
 
 def _asking(text: str, data: DataSpec | None, row_format: str | None, system: str) -> Conversation | Document:

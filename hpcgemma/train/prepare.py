@@ -190,6 +190,7 @@ def _fill(staging: Path, recipe: Recipe, tokenizer: Path | None) -> dict[str, An
         "special_ids": _ids_of(turns.special),
         "data_files": [] if sources.drawn else [file.path for file in sources.files],
         "detected": sources.described(),
+        "formats": [file.layout.format for file in sources.files],
         "train": _counts(sets.train),
         "eval": _counts(sets.eval),
         "counts": counts,

@@ -224,6 +224,20 @@ def test_packed_training_does_not_depend_on_ranks_and_resumes_exactly(tmp_path: 
     assert resumed.losses() == losses
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [{"name": "fsdp"}, {"name": "deepspeed", "zero_stage": 2}, {"name": "deepspeed", "zero_stage": 3}],
+    ids=["fsdp", "zero2", "zero3"],
+)
+def test_packs_train_alike_under_every_strategy(tmp_path: Path, strategy: dict[str, Any]) -> None:
+    alone, spread = packed_run(tmp_path / "alone"), packed_run(tmp_path / "spread", {"strategy": strategy})
+    assert alone.train_here()["outcome"] == "finished"
+    outcome = spread.train(2)
+    assert outcome["outcome"] == "finished", (outcome, spread.log())
+    for step, (loss, norm) in alone.losses().items():
+        assert spread.losses()[step] == pytest.approx((loss, norm), rel=1e-5)
+
+
 def test_attention_that_lets_packed_rows_see_each_other_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
