@@ -79,7 +79,12 @@ def find_files(patterns: Sequence[str], name: str = "data.train") -> list[Path]:
     """
     files: dict[Path, Path] = {}
     for pattern in patterns:
-        found = _matches(pattern)
+        if not pattern.strip():
+            raise InputError(f"{name} is empty; valid are {VALID_KINDS}", f"--set {name}=FILE")
+        try:
+            found = _matches(pattern)
+        except RuntimeError as error:  # ~NAME of somebody who is not there
+            raise InputError(f"{name}: {pattern}: {error}", f"--set {name}=FILE") from None
         if not found:
             raise InputError(f"{name}: {pattern} finds no data file; valid are {VALID_KINDS}", _nearby(pattern))
         for path in found:
@@ -120,13 +125,16 @@ def container_of(path: Path) -> Container:
     elif magic == ZSTD_MAGIC:
         compression = "zstd"
     head = b""
-    for piece in Pieces(path, compression, _HEAD_BYTES):
+    pieces = Pieces(path, compression, _HEAD_BYTES)
+    for piece in pieces:
         head += piece
         if len(head) >= _HEAD_BYTES:
             break
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path}: UTF-16, but text must be UTF-8", f"iconv -f UTF-16 -t UTF-8 {path} > utf8.jsonl")
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head and pieces.damage is not None:
+        raise InputError(f"{path}: {pieces.damage}", "compress it anew, or name another file")
     if not head:
         raise InputError(f"{path}: empty", "name a file with rows, or remove it from the recipe")
     named = _SUFFIXES.get(_suffix(path))

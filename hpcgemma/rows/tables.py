@@ -111,7 +111,10 @@ def table_rows(pieces: Pieces, path: str, delimiter: str) -> Iterator[Row]:
             yield "\n" if text is None else text.decode("utf-8", "surrogateescape")
 
     reader = csv.reader(text_lines(), delimiter=delimiter)
-    header = next(reader, [])
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise InputError(f"{path}: no table: {error}", "write it anew, with a line break after each row") from None
     names = [name.strip() for name in header]
     if not names or "" in names or len(set(names)) < len(names):
         raise InputError(
@@ -134,6 +137,10 @@ def table_rows(pieces: Pieces, path: str, delimiter: str) -> Iterator[Row]:
         if len(cells) != len(names):
             detail = f"{len(cells)} cells, but the header has {len(names)}"
             yield Row(line, b"", pieces.end, BadRow(line, "broken_json", detail))
+            # An unclosed quote swallows the rows up to the next one: they are lost too, and counted.
+            for lost in range(line + 1, reader.line_num + 1):
+                detail = f"it is inside a quote that is open since line {line}"
+                yield Row(lost, b"", pieces.end, BadRow(lost, "broken_json", detail))
             continue
         yield Row(line, _json(dict(zip(names, cells, strict=True))), pieces.end)
 

@@ -144,8 +144,8 @@ def format_of(data: DataSpec, prepared: PreparedData) -> str:
         return data.generator.name.removesuffix("s")
     if data.format != "auto":
         return data.format
-    formats: list[str] = prepared.summary["formats"]
-    return formats[0]
+    formats: list[str] = prepared.summary.get("formats", [])
+    return formats[0] if formats else "messages"
 
 
 def _asking(text: str, data: DataSpec | None, row_format: str | None, system: str) -> Conversation | Document:

@@ -194,3 +194,25 @@ def test_a_file_of_no_valid_kind_is_refused(tmp_path: Path, name: str, data: byt
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=says):
         container_of(tmp_path / name)
+
+
+def test_rows_that_an_unclosed_quote_swallows_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,completion\na,b\n"c,d\ne,f\ng,h\n')
+    rows = [row for chunk in read_chunks(path, container_of(path)) for row in parse_chunk(chunk)]
+    assert [(type(row), row.line) for row in rows] == [(Record, 2), (BadRow, 3), (BadRow, 4), (BadRow, 5)]
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "~nobody-of-this-name/rows.jsonl"])
+def test_a_pattern_that_names_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match=r"data\.train"):
+        find_files([pattern])
+
+
+def test_a_table_without_line_breaks_and_a_damaged_archive_are_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"prompt,completion\ra,b\r")
+    with pytest.raises(InputError, match="no table"):
+        list(read_chunks(tmp_path / "rows.csv", container_of(tmp_path / "rows.csv")))
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n')[:8] + b"xxxxxxxx")
+    with pytest.raises(InputError, match=r"rows\.jsonl\.gz: (?!empty)"):
+        container_of(tmp_path / "rows.jsonl.gz")
