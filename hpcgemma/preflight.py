@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from hpcgemma.hub import hub_cache, is_cached
 from hpcgemma.plan import Plan
 from hpcgemma.recipes.contradictions import Surroundings, cautions, contradictions
 from hpcgemma.recipes.only_for import switching
-from hpcgemma.recipes.types import Recipe
+from hpcgemma.recipes.types import DataSpec, Recipe
 from hpcgemma.rows.bad_rows import BadRow, BadRowError
 from hpcgemma.rows.records import Record
 from hpcgemma.slurm.client import SlurmClient
@@ -127,17 +128,16 @@ def describe_data(recipe: Recipe) -> list[str]:
     What cannot be told is left out here; ``check_recipe`` finds it.
     """
     from hpcgemma.errors import InputError
+    from hpcgemma.rows.files import find_files
 
     lines = []
     for name, patterns in _data_patterns(recipe):
-        try:
-            files = _looked_at(name, patterns, recipe)
-        except (InputError, OSError):
-            continue
         told: dict[str, int] = {}
-        for _, _, layout in files:
-            known = f"{layout.format} ({layout.evidence})"
-            told[known] = told.get(known, 0) + 1
+        with contextlib.suppress(InputError, OSError):
+            for path in find_files(patterns, name)[:_FILES_LOOKED_AT]:
+                _, layout = _look_at(name, path, recipe.data)
+                known = f"{layout.format} ({layout.evidence})"
+                told[known] = told.get(known, 0) + 1
         for known, count in told.items():
             lines.append(f"{name}: {known}, as of {'1 file' if count == 1 else f'{count} files'}")
     return lines
@@ -155,30 +155,26 @@ def _data_patterns(recipe: Recipe) -> list[tuple[str, list[str]]]:
     return [(name, patterns) for name, patterns in named if patterns]
 
 
-def _looked_at(name: str, patterns: list[str], recipe: Recipe) -> list[tuple[Path, list[Record | BadRow], Layout]]:
-    """Return the first files, with their first rows and what these are taken for.
+def _look_at(name: str, path: Path, data: DataSpec) -> tuple[list[Record | BadRow], Layout]:
+    """Return the first rows of a file and what they are taken for.
 
     Raises:
-        InputError: A file is not there or cannot be read, or it cannot be told what its rows are.
+        InputError: It cannot be read, or it cannot be told what its rows are.
     """
     from hpcgemma.errors import InputError
-    from hpcgemma.rows.files import find_files, first_rows
+    from hpcgemma.rows.files import first_rows
     from hpcgemma.rows.formats import LOOKED_AT, detect
 
-    data = recipe.data
-    files = []
-    for path in find_files(patterns, name)[:_FILES_LOOKED_AT]:
-        rows = first_rows(path, LOOKED_AT, data.sample_by)
-        records = [row for row in rows if isinstance(row, Record)]
-        if rows and not records:
-            first = next(row for row in rows if isinstance(row, BadRow))
-            raise InputError(
-                f"{name} {path}: none of the first {len(rows)} rows can be read; the first, line {first.line}, is not "
-                f"JSON or no row: {first.detail}",
-                f"mend the file, or --set {name}=FILE",
-            )
-        files.append((path, rows, detect(records, data, f"{name} {path}")))
-    return files
+    rows = first_rows(path, LOOKED_AT, data.sample_by)
+    records = [row for row in rows if isinstance(row, Record)]
+    if rows and not records:
+        first = next(row for row in rows if isinstance(row, BadRow))
+        raise InputError(
+            f"{name} {path}: none of the first {len(rows)} rows can be read; the first, line {first.line}, is not "
+            f"JSON or no row: {first.detail}",
+            f"mend the file, or --set {name}=FILE",
+        )
+    return rows, detect(records, data, f"{name} {path}")
 
 
 def _check_data(recipe: Recipe) -> list[Finding]:
@@ -189,33 +185,41 @@ def _check_rows(name: str, patterns: list[str], recipe: Recipe) -> list[Finding]
     """Look at the first rows; the supervisor's preparation reads the rest."""
     from hpcgemma.errors import InputError
     from hpcgemma.rows.conversion import Converter
+    from hpcgemma.rows.files import find_files
     from hpcgemma.rows.formats import VALID_ROWS
 
-    findings = []
     try:
-        for path, rows, layout in _looked_at(name, patterns, recipe):
-            if layout.format == "image_caption":
-                findings.append(
-                    Finding(
-                        f"{name} {path}: its rows show images ({layout.evidence}), and this version trains on text",
-                        f"--set {name}=FILE of rows without images",
-                    )
-                )
-                continue
-            bad = list(_bad_rows(rows, Converter(layout, recipe.data, path.parent)))
-            if len(bad) > len(rows) / 2:
-                line, first = bad[0]
-                findings.append(
-                    Finding(
-                        f"{name} {path}: {len(bad)} of the first {len(rows)} rows cannot be trained on as "
-                        f"{layout.format}; the first, line {line}: {first}",
-                        f"mend the file, or --set data.format=...; a valid row: {VALID_ROWS[layout.format]}",
-                    )
-                )
+        paths = find_files(patterns, name)
     except InputError as error:
-        return [*findings, Finding(error.problem, error.hint)]
-    except OSError as error:
-        return [*findings, Finding(f"{name}: {error.filename} cannot be read: {error.strerror}", f"--set {name}=FILE")]
+        return [Finding(error.problem, error.hint)]
+    findings = []
+    for path in paths[:_FILES_LOOKED_AT]:
+        try:
+            rows, layout = _look_at(name, path, recipe.data)
+        except InputError as error:
+            findings.append(Finding(error.problem, error.hint))
+            continue
+        except OSError as error:
+            findings.append(Finding(f"{name}: {path} cannot be read: {error.strerror}", f"--set {name}=FILE"))
+            continue
+        if layout.format == "image_caption":
+            findings.append(
+                Finding(
+                    f"{name} {path}: its rows show images ({layout.evidence}), and this version trains on text",
+                    f"--set {name}=FILE of rows without images",
+                )
+            )
+            continue
+        bad = list(_bad_rows(rows, Converter(layout, recipe.data, path.parent)))
+        if len(bad) > len(rows) / 2:
+            line, first = bad[0]
+            findings.append(
+                Finding(
+                    f"{name} {path}: {len(bad)} of the first {len(rows)} rows cannot be trained on as "
+                    f"{layout.format}; the first, line {line}: {first}",
+                    f"mend the file, or --set data.format=...; a valid row: {VALID_ROWS[layout.format]}",
+                )
+            )
     return findings
 
 

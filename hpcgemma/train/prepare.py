@@ -29,7 +29,7 @@ from hpcgemma.train.data import cache
 from hpcgemma.train.data.bad_row_report import REPORT_NAME, BadRowReport
 from hpcgemma.train.data.packing import pack_parts
 from hpcgemma.train.data.pipeline import WORKERS_FROM_BYTES, ProgressLine, TokenizedSets, Workers, cores, tokenize_all
-from hpcgemma.train.data.prepared import REFERENCES_NAME, SUMMARY_NAME, TOKENIZER_NAME
+from hpcgemma.train.data.prepared import SUMMARY_NAME, TOKENIZER_NAME
 from hpcgemma.train.data.prompts import SpecialIds
 from hpcgemma.train.data.sources import DataFile, Sources, check_formats, data_files, open_sources
 from hpcgemma.train.data.token_rows import TokenRows
@@ -183,7 +183,6 @@ def _fill(staging: Path, recipe: Recipe, tokenizer: Path | None) -> dict[str, An
             )
     sets.train.save_index(staging, "train")
     sets.eval.save_index(staging, "eval")
-    (staging / REFERENCES_NAME).write_text("".join(f"{line}\n" for line in sets.references), encoding="utf-8")
     counts = {name: sets.counts[name] for name in sorted(sets.counts)}
     return {
         "vocab_size": turns.tokenizer.get_vocab_size(with_added_tokens=True),

@@ -105,12 +105,11 @@ def measure(what: str, file: Path, tokenizer: Path, cores: int) -> dict[str, Any
     return found
 
 
-def peak_mib() -> dict[str, float]:
-    """Return the largest memory of this process and of its largest child, in MiB."""
+def peak_mib() -> float:
+    """Return the largest memory that this process has had, in MiB."""
     import resource
 
-    own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"mib": own, "worker_mib": child}
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -126,7 +125,7 @@ def main() -> None:
     if given.run is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
         run = our_run if given.run == "hpcgemma" else trl_run
-        print(json.dumps(run(given.file, given.tokenizer, given.scratch) | peak_mib()))
+        print(json.dumps(run(given.file, given.tokenizer, given.scratch) | {"mib": peak_mib()}))
         return
     with tempfile.TemporaryDirectory() as scratch:
         file = given.file or write_drawings(Path(scratch) / "drawings.jsonl", given.rows)
@@ -148,11 +147,11 @@ def main() -> None:
                     row = json.loads(line)
                     first = next(name for name, value in row.items() if isinstance(value, str))
                     out.write(json.dumps(row | {first: f"{copy} {row[first]}"}) + "\n")
-        print("\n| file | peak of the preparing process | of its largest worker |\n|---|---|---|")
+        print("\n| file | peak of the preparing process |\n|---|---|")
         for path in (file, tenfold):
             found = measure("hpcgemma", path, tokenizer, 2)
             size = path.stat().st_size / 2**20
-            print(f"| {size:.0f} MiB | {found['mib']:.0f} MiB | {found['worker_mib']:.0f} MiB |", flush=True)
+            print(f"| {size:.0f} MiB | {found['mib']:.0f} MiB |", flush=True)
 
 
 def make_tokenizer(file: Path, folder: Path) -> Path:

@@ -239,3 +239,13 @@ def test_a_folder_with_a_foreign_run_file_is_named_and_not_resumed(call: Call, t
 def test_a_runs_folder_with_an_unset_variable_is_refused(call: Call) -> None:
     error = call(*TINY, "--runs-dir", "$NOT_SET_ANYWHERE/runs", code=2)
     assert "names a variable that is not set here" in error
+
+
+def test_every_bad_data_file_is_reported_at_once(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"odd": 1}\n')
+    (tmp_path / "b.jsonl").write_text("not json\n")
+    (tmp_path / "c.jsonl").write_text('{"image": "x.png", "caption": "a cat"}\n')
+    changes = ("--set", "data.generator=null", "--set", "data.format=auto", "--set", "data.train=./*.jsonl")
+    error = call(*TINY, *changes, code=2)
+    for said in ("a.jsonl: no format fits", "b.jsonl: none of the first", "c.jsonl: its rows show images"):
+        assert said in error

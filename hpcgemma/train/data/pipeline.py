@@ -29,11 +29,13 @@ from hpcgemma.rows.bad_rows import BadRow
 from hpcgemma.rows.files import Chunk, parse_chunk
 from hpcgemma.rows.records import Record
 from hpcgemma.train.data.bad_row_report import BadRowReport
+from hpcgemma.train.data.prepared import REFERENCES_NAME
 from hpcgemma.train.data.token_rows import TokenRows, TokenWriter, open_tokens
 from hpcgemma.train.data.tokenizing import HELD_OUT, INDEX, RowTokenizer, SourceFile, Tokenized, held_out_limit
 from hpcgemma.train.data.turn_format import turn_format
 
 INDEX_NAME = "index.bin"
+CANDIDATES_NAME = "candidates.tsv"
 WORKERS_FROM_BYTES = 4 << 20
 """Below this, starting processes takes longer than they save."""
 
@@ -53,8 +55,6 @@ class TokenizedSets:
     parts: list[int]
     """Training rows of each part."""
     eval: TokenRows
-    references: list[str]
-    """For each held-out row, in order, what is asked and answered, as JSON."""
     counts: dict[str, int]
     """Rows read, rows left out as duplicates, and so on."""
 
@@ -155,6 +155,8 @@ def tokenize_all(
 ) -> TokenizedSets:
     """Write the tokens of all pieces into a folder and return which rows are trained on and which are held out.
 
+    What held-out rows ask and answer goes into the folder as JSON lines, in the order of those rows.
+
     Args:
         pieces: All rows, file by file.
         workers: What tokenizes them.
@@ -165,16 +167,19 @@ def tokenize_all(
         holds_out_share: Whether some of the training rows are held out.
         on_progress: Told of rows and tokens so far.
     """
-    references: dict[int, str] = {}
     counts: Counter[str] = Counter()
     rows = 0
-    index_file = staging / INDEX_NAME
-    with TokenWriter(staging) as writer, index_file.open("xb") as index:
+    index_file, candidates = staging / INDEX_NAME, staging / CANDIDATES_NAME
+    with (
+        TokenWriter(staging) as writer,
+        index_file.open("xb") as index,
+        candidates.open("x", encoding="utf-8") as references,
+    ):
         for done in workers.run(pieces):
             done.index_N["start"] += writer.tokens
             writer.append(done.ids_L, done.is_target_L)
             index.write(done.index_N.tobytes())
-            references |= {rows + place: text for place, text in done.references.items()}
+            references.writelines(f"{rows + place}\t{text}\n" for place, text in sorted(done.references.items()))
             rows += len(done.index_N)
             counts.update(truncated_rows=done.truncated, further_pieces=done.pieces)
             for file, bad in done.bad:
@@ -197,7 +202,6 @@ def tokenize_all(
         train=_rows_in(staging, index_N, trained),
         parts=[int(number) for number in np.bincount(part_of, minlength=number_of_parts)],
         eval=_rows_in(staging, index_N, held_out),
-        references=[references[int(row)] for row in held_out],
         counts={
             "rows": rows,
             "duplicates": int((copy_of_N >= 0).sum()),
@@ -206,9 +210,23 @@ def tokenize_all(
             **counts,
         },
     )
+    _keep_references(candidates, staging / REFERENCES_NAME, held_out)
     del index_N
     index_file.unlink()
+    candidates.unlink()
     return sets
+
+
+def _keep_references(candidates: Path, target: Path, held_out: NDArray[np.int64]) -> None:
+    """Write the lines of the rows that are held out, of those that might have been; both are in order."""
+    wanted = iter(held_out.tolist())
+    row = next(wanted, None)
+    with candidates.open(encoding="utf-8") as lines, target.open("x", encoding="utf-8") as kept:
+        for line in lines:
+            number, _, text = line.partition("\t")
+            if row is not None and int(number) == row:
+                kept.write(text)
+                row = next(wanted, None)
 
 
 def first_copies(index_N: NDArray[Any]) -> NDArray[np.int64]:
