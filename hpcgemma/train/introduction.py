@@ -102,4 +102,4 @@ def _padding_share(rows: TokenRows, training: TrainingSpec, world_size: int) -> 
 
 
 def _thousands(count: int) -> str:
-    return f"{count:,}" if count < 10_000 else f"{count // 1024:,}K"
+    return f"{count:,}" if count < 10_000 else f"{round(count / 1000):,}K"

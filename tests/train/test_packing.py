@@ -54,6 +54,17 @@ def naive_best_fit(lengths: list[int], capacity: int) -> int:
     return len(rooms)
 
 
+def first_fit(lengths: list[int], capacity: int) -> int:
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        place = next((place for place, room in enumerate(rooms) if room >= length), None)
+        if place is None:
+            rooms.append(capacity - length)
+        else:
+            rooms[place] -= length
+    return len(rooms)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_row_is_in_one_pack_and_no_pack_overflows(seed: int) -> None:
     lengths_N = np.random.default_rng(seed).integers(1, 101, 700)
@@ -61,7 +72,7 @@ def test_every_row_is_in_one_pack_and_no_pack_overflows(seed: int) -> None:
     assert sorted(packs.rows_N.tolist()) == list(range(700))
     assert packs.sums(lengths_N).max() <= 100
     assert all((np.diff(packs.rows_of(pack)) > 0).all() and len(packs.rows_of(pack)) for pack in range(len(packs)))
-    assert len(packs) == naive_best_fit(lengths_N.tolist(), 100)
+    assert len(packs) == naive_best_fit(lengths_N.tolist(), 100) <= first_fit(lengths_N.tolist(), 100)
     assert np.array_equal(packs.rows_N, best_fit(lengths_N, 100).rows_N)
 
 

@@ -90,3 +90,11 @@ def test_packs_and_weights_are_said_before_the_first_step() -> None:
         "mixture: 3 packs an epoch = 2 of 1 (x 2) + 1 of 1 (x 1)",
         "step: 8 packs = micro-batch 2 x 2 ranks x 2 accumulated",
     ]
+
+
+def test_the_tokens_of_a_step_are_said_as_arithmetic() -> None:
+    changes = {"data.max_length": 8192, "training.global_batch": 64, "training.micro_batch": 8}
+    recipe = Recipe.model_validate(recipe_with({**changes, "data.packing": True}))
+    assert describe_samples(recipe, Samples.of(ROWS, PACKS), world_size=8, passes=1)[1] == (
+        "tokens per step: 8 x 8 ranks x 1 accumulated x 8,192 = 524K places"
+    )
