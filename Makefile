@@ -34,7 +34,7 @@ test: install-dev  ## Run all tests; installs Slurm from Debian's packages where
 	sh tools/install_slurm.sh
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-slow: install-dev  ## Run the tests that take minutes: torch.compile under each strategy
+test-slow: install-dev  ## Run the tests that take long: torch.compile under each strategy, the whole matrix, doubled scenarios
 	$(BIN)/python -m pytest -m slow
 
 test-quick: install-dev  ## Run the tests that need neither Slurm nor a training

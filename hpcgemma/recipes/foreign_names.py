@@ -77,7 +77,7 @@ FOREIGN_NAMES: dict[str, str] = {
     "test_size": "data.eval_share",
     "chat_template": "data.prompt_template for the user turn; turns are those of the tokenizer",
     "train_on_inputs": "nothing: only answers are learned, and data.format=text learns all of a text",
-    "assistant_only_loss": "data.learn; only answers are learned",
+    "assistant_only_loss": "data.learn: only answers are learned",
     "mask_history": "data.learn=last",
     "max_seq_length": "data.max_length",
     "sequence_len": "data.max_length",

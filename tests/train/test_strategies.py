@@ -286,8 +286,10 @@ def test_sharded_ranks_with_unequal_work_evaluate_and_answer_together(
     assert run.train(2)["outcome"] == "finished", run.log()
     alone = Run(tmp_path / "alone", bench.recipe("full") | changes)
     alone.train_here()
-    answers = json.loads(run.folder.evaluation_file.read_text())
-    assert answers == json.loads(alone.folder.evaluation_file.read_text())
+    found, expected = (json.loads(each.folder.evaluation_file.read_text()) for each in (run, alone))
+    for name in ("eval_loss", "perplexity"):
+        assert found["trained"].pop(name) == pytest.approx(expected["trained"].pop(name), rel=1e-5)
+    assert found == expected
 
 
 def test_deepspeeds_configuration_is_in_the_run_folder(bench: Bench) -> None:
