@@ -19,7 +19,16 @@ from hpcgemma.rows.parquet import parquet_chunks, parquet_rows
 from hpcgemma.rows.records import Record
 from hpcgemma.rows.tables import json_line_chunks, table_rows, text_rows
 
-__all__ = ["Chunk", "Container", "container_of", "find_files", "first_records", "parse_chunk", "read_chunks"]
+__all__ = [
+    "Chunk",
+    "Container",
+    "container_of",
+    "find_files",
+    "first_records",
+    "first_rows",
+    "parse_chunk",
+    "read_chunks",
+]
 
 VALID_KINDS = ".jsonl, .json, .csv, .tsv, .parquet, .txt, .md; all but .parquet also as .gz or .zst"
 _SUFFIXES: dict[str, Kind] = {
