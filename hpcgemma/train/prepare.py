@@ -27,19 +27,18 @@ from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.data import cache
 from hpcgemma.train.data.bad_row_report import REPORT_NAME, BadRowReport
+from hpcgemma.train.data.fingerprint import FORMAT, content_hash, files_of, hash_of, settings_of
 from hpcgemma.train.data.packing import pack_parts
 from hpcgemma.train.data.pipeline import WORKERS_FROM_BYTES, ProgressLine, TokenizedSets, Workers, cores, tokenize_all
-from hpcgemma.train.data.prepared import SUMMARY_NAME, TOKENIZER_NAME
+from hpcgemma.train.data.prepared import TOKENIZER_NAME
 from hpcgemma.train.data.prompts import SpecialIds
-from hpcgemma.train.data.sources import DataFile, Sources, check_formats, data_files, open_sources
+from hpcgemma.train.data.sources import Sources, check_formats, open_sources
+from hpcgemma.train.data.summary import SUMMARY_NAME, describe, file_sizes, present_summary, read_summary
 from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
 from hpcgemma.train.data.turn_format import turn_format
 from hpcgemma.train.failures import DataError, attempt_number, failure_of, write_failure
 from hpcgemma.train.runfile import read_run
-
-FORMAT = 2
-"""Version of the prepared folder."""
 
 
 def prepare(folder: RunFolder) -> dict[str, Any]:
@@ -53,11 +52,11 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
     """
     _, recipe = read_run(folder)
     wanted = settings_of(recipe)
-    present = _present_summary(folder.prepared_dir)
+    present = present_summary(folder.prepared_dir)
     if present and present["settings"] == wanted and not any(Path(path).exists() for path in present["data_files"]):
         return present  # the tokens are here; the files they came from are no longer needed
-    sources = _files_of(recipe)
-    fingerprint = _hash_of(wanted, sources)
+    sources = files_of(recipe)
+    fingerprint = hash_of(wanted, sources)
     if present:
         if present["fingerprint"] == fingerprint:
             return present
@@ -92,7 +91,7 @@ def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_t
     """
     with tempfile.TemporaryDirectory(prefix="hpcgemma-") as scratch:
         tokenizer = _own_tokenizer(recipe, Path(scratch) / TOKENIZER_NAME)
-        key = hashlib.sha256(f"{fingerprint} {_content_hash(tokenizer)}".encode()).hexdigest()[:32]
+        key = hashlib.sha256(f"{fingerprint} {content_hash(tokenizer)}".encode()).hexdigest()[:32]
 
         def build(staging: Path) -> None:
             try:
@@ -102,37 +101,16 @@ def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_t
                 if report_to is not None and (staging / REPORT_NAME).exists():
                     shutil.copyfile(staging / REPORT_NAME, report_to / REPORT_NAME)
                 raise
-            summary["files"] = _sizes(staging)
+            summary["files"] = file_sizes(staging)
             (staging / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
         return cache.obtain(
             runs_dir / cache.CACHE_NAME,
             key,
             build,
-            lambda folder: _present_summary(folder) is not None,
+            lambda folder: present_summary(folder) is not None,
             lambda sentence: print(sentence, file=sys.stderr, flush=True),
         )
-
-
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Return what of a recipe decides the tokens."""
-    data = recipe.data.model_dump(mode="json", exclude={"num_workers", "pin_memory"})
-    return {
-        "format": FORMAT,
-        "data": data,
-        "tokenizer": recipe.tokenizer.model_dump(mode="json"),
-        "model_path": recipe.model.path if recipe.tokenizer.path is None else None,
-        "revision": recipe.model.revision,
-    }
-
-
-def fingerprint_of(recipe: Recipe) -> str:
-    """Return a hash of a recipe's data and of what makes them into tokens."""
-    return _hash_of(settings_of(recipe), _files_of(recipe))
-
-
-def _files_of(recipe: Recipe) -> list[DataFile]:
-    return [] if recipe.data.generator is not None else data_files(recipe.data)
 
 
 def tokenizer_of(recipe: Recipe, sources: Sources, folder: Path) -> Path:
@@ -241,59 +219,6 @@ def _parts(staging: Path, recipe: Recipe, sources: Sources, sets: TokenizedSets)
     return [{"first": first, "count": count, "weight": weight} for (first, count), weight in weighted if count]
 
 
-def _hash_of(settings: dict[str, Any], sources: Sequence[DataFile]) -> str:
-    """Return a hash of settings and of the files' content; where the files are does not matter."""
-    contents = []
-    for source in sources:
-        try:
-            size, sha256 = source.path.stat().st_size, files.sha256_of(source.path)
-        except OSError as error:
-            raise DataError(
-                f"{source.path} cannot be read: {error.strerror}",
-                "--set data.train=FILE (and data.eval), as an absolute path that the compute nodes see",
-            ) from None
-        contents.append({"part": source.part, "bytes": size, "sha256": sha256})
-    data = {name: value for name, value in settings["data"].items() if name not in ("train", "eval")}
-    train = settings["data"]["train"]
-    weights = (
-        [each.get("weight") if isinstance(each, dict) else 1.0 for each in train] if isinstance(train, list) else []
-    )
-    text = json.dumps([settings | {"data": data}, weights, contents], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _content_hash(folder: Path | None) -> str:
-    """Return a hash of a folder's files."""
-    paths = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
-    return " ".join(f"{path.name} {files.sha256_of(path)}" for path in paths)
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the summary of a prepared folder.
-
-    Raises:
-        HpcGemmaError: It, or a file, is missing or cut short.
-    """
-    if (summary := _present_summary(folder)) is None:
-        raise HpcGemmaError(f"the prepared data in {folder} are damaged", f"rm -r {folder}, and start again")
-    return summary
-
-
-def _present_summary(folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a prepared folder; None where it, or a file, is missing or cut short."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return summary if summary.get("files") == _sizes(folder) else None
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each file of a prepared folder, but for its summary."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMMARY_NAME)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
-
-
 def _counts(rows: TokenRows) -> dict[str, int]:
     return {
         "rows": len(rows),
@@ -305,29 +230,6 @@ def _counts(rows: TokenRows) -> dict[str, int]:
 
 def _ids_of(special: SpecialIds) -> dict[str, int]:
     return {name: number for name, number in asdict(special).items() if number is not None}
-
-
-def describe(summary: dict[str, Any]) -> list[str]:
-    """Return what there is to say of prepared data."""
-    train, held_out, counts, left_out = (summary[name] for name in ("train", "eval", "counts", "left_out"))
-    lines = [
-        f"data: {train['rows']} training rows of {train['tokens']} tokens ({train['target_tokens']} learned, longest "
-        f"row {train['longest_row_tokens']}); {held_out['rows']} held-out rows of {held_out['tokens']} tokens; "
-        f"vocabulary {summary['vocab_size']}; tokenized in {summary['seconds']} s"
-    ]
-    if left_out:
-        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items(), key=lambda item: -item[1]))
-        lines.append(f"data: left out: {listed}; prepared/{REPORT_NAME} lists them with file and line")
-    if counts.get("truncated_rows"):
-        lines.append(f"data: {counts['truncated_rows']} rows cut off at {summary['max_length']} tokens")
-    if counts.get("further_pieces"):
-        lines.append(f"data: long rows were split, which gave {counts['further_pieces']} rows more")
-    if counts["eval_rows_in_training"] or counts["eval_questions_in_training"]:
-        lines.append(
-            f"data: WARNING: {counts['eval_rows_in_training']} held-out rows are in the training rows too, and "
-            f"{counts['eval_questions_in_training']} ask what a training row asks: the held-out loss is too low"
-        )
-    return lines
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,8 +13,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from hpcgemma.train.data.packing import best_fit
-from hpcgemma.train.data.prepared import REFERENCES_NAME, SUMMARY_NAME, TOKENIZER_NAME
+from hpcgemma.train.data.prepared import REFERENCES_NAME, TOKENIZER_NAME
 from hpcgemma.train.data.prompts import TokenizedRow
+from hpcgemma.train.data.summary import SUMMARY_NAME
 from hpcgemma.train.data.token_rows import IDS_NAME, TARGETS_NAME, TokenRows
 
 VOCAB_SIZE = 300

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from hpcgemma.errors import InputError
-from hpcgemma.train import prepare as preparing
 from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.data.summary import describe
 from hpcgemma.train.failures import DataError
 from hpcgemma.train.prepare import main, prepare
 from tests.train.launch import Run
@@ -183,7 +183,7 @@ def test_copies_are_left_out_and_leaks_into_the_held_out_rows_are_counted(tmp_pa
         (7, f"as {train}, line 3"),
         (8, f"as {train}, line 3"),
     ]
-    assert any("WARNING: 1 held-out rows are in the training rows too" in line for line in preparing.describe(summary))
+    assert any("WARNING: 1 held-out rows are in the training rows too" in line for line in describe(summary))
 
 
 def test_bad_rows_are_left_out_counted_and_listed_with_file_and_line(tmp_path: Path) -> None:

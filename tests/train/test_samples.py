@@ -11,8 +11,9 @@ import pytest
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.train.data.batches import TrainingBatches
 from hpcgemma.train.data.packing import Packs
-from hpcgemma.train.data.prepared import SUMMARY_NAME, PreparedData
+from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.data.samples import Part, Samples
+from hpcgemma.train.data.summary import SUMMARY_NAME
 from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.introduction import describe_samples
 from tests.train.launch import recipe_with

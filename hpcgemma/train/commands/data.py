@@ -20,12 +20,14 @@ from hpcgemma.recipes.types import Recipe
 from hpcgemma.rows.bad_rows import BadRow
 from hpcgemma.rows.files import Chunk, parse_chunk
 from hpcgemma.train.commands import program
+from hpcgemma.train.data.fingerprint import fingerprint_of
 from hpcgemma.train.data.packing import best_fit
 from hpcgemma.train.data.sources import Sources, open_sources
+from hpcgemma.train.data.summary import describe, read_summary
 from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.data.tokenizing import RowTokenizer
 from hpcgemma.train.data.turn_format import turn_format
-from hpcgemma.train.prepare import describe, fingerprint_of, prepare_shared, read_summary, tokenizer_of
+from hpcgemma.train.prepare import prepare_shared, tokenizer_of
 
 NO_LIMIT = 1 << 40
 """Tokens of a row at most, where rows are only counted."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from hpcgemma.train.data.packing import Packs
 from hpcgemma.train.data.samples import Part, Samples
+from hpcgemma.train.data.summary import SUMMARY_NAME
 from hpcgemma.train.data.token_rows import TokenRows
 
-SUMMARY_NAME = "summary.json"
 TOKENIZER_NAME = "tokenizer"
 REFERENCES_NAME = "eval_rows.jsonl"
 
