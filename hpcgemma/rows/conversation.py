@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 
@@ -14,6 +15,10 @@ class Image:
     """Absolute path."""
     content: bytes | None = None
     """An encoded image, such as PNG or JPEG, that was embedded in the row."""
+    at: int = 0
+    """Where in the text of its turn it is shown: so many characters stand before it."""
+    digest: bytes = b""
+    """Hash of its content, once that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,13 @@ class Turn:
     role: Literal["user", "model"]
     text: str
     images: tuple[Image, ...] = ()
-    """Images that go before the text; only a user shows any."""
+    """Images in the text, in their order; only a user shows any. A text with images has no space at its ends."""
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text before the first image, between each two, and after the last; without images the whole text."""
+        cuts = (0, *(image.at for image in self.images), len(self.text))
+        return tuple(self.text[begin:end] for begin, end in pairwise(cuts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +51,14 @@ class Conversation:
         if not self.system:
             return self.turns
         first, *others = self.turns
-        return (Turn(first.role, f"{self.system.strip()}\n\n{first.text.strip()}", first.images), *others)
+        before = f"{self.system.strip()}\n\n"
+        images = tuple(replace(image, at=image.at + len(before)) for image in first.images)
+        return (Turn(first.role, before + first.text.strip(), images), *others)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in their order."""
+        return tuple(image for turn in self.turns for image in turn.images)
 
     @property
     def answer(self) -> str:

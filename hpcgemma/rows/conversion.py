@@ -5,19 +5,23 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpcgemma.recipes.types import DataSpec
 from hpcgemma.rows.bad_rows import BadRowError, Reason
 from hpcgemma.rows.conversation import Content, Conversation, Document, Image, Turn
-from hpcgemma.rows.formats import Layout
+from hpcgemma.rows.formats import IMAGE_PARTS, Layout
 from hpcgemma.rows.languages import language_name
 from hpcgemma.rows.prompt_template import PromptTemplate
 
 DEFAULT_INSTRUCTIONS = {"svg_caption": "Describe this SVG drawing.", "image_caption": "Describe this image."}
 TRANSLATION_PROMPT = "Translate the following text from {source_lang} to {target_lang}:\n\n{text}"
 TRANSLATION_PROMPT_WITHOUT_LANGUAGES = "Translate the following text:\n\n{text}"
+
+IMAGE_MARK = "<image>"
+"""Where in a message an image of its row goes, as LLaVA's data have it."""
 
 _ROLES = {"user": "user", "assistant": "model", "model": "model", "system": "system"}
 _SHAREGPT_ROLES = {"human": "user", "gpt": "model", **_ROLES}
@@ -87,7 +91,8 @@ class Converter:
     def _exchange(self, question: str, answer: str, images: tuple[Image, ...] = ()) -> Conversation:
         if not answer.strip():
             raise BadRowError("empty_answer", "its answer is empty")
-        return Conversation((Turn("user", _checked(question, "the prompt"), images), Turn("model", answer)))
+        asked = _checked(question, "the prompt")
+        return Conversation((Turn("user", asked.strip() if images else asked, images), Turn("model", answer)))
 
     def _instruction(self, fields: Mapping[str, Any], more: str) -> str:
         instruction = self._text(fields, "instruction")
@@ -189,7 +194,7 @@ class Converter:
         if left and left != beside:
             raise BadRowError("bad_turns", f"{len(left)} of its {len(beside)} images have no place in its messages")
         if left:  # no message says where they go: before the first
-            turns[0] = Turn("user", turns[0].text, (*left, *turns[0].images))
+            turns[0] = Turn("user", turns[0].text.strip(), left)
         return Conversation(tuple(turns), system)
 
     def _images_beside(self, fields: Mapping[str, Any]) -> tuple[Image, ...]:
@@ -203,27 +208,60 @@ class Converter:
     def _content(
         self, message: Mapping[str, Any], key: str, place: str, beside: Iterator[Image]
     ) -> tuple[str, tuple[Image, ...]]:
-        """Return text and images of a message, which is a text or a list of parts."""
+        """Return text and images of a message, which is a list of parts, or a text with marks for images."""
         value = message.get(key)
         if not isinstance(value, list):
-            return _text(message, key), ()
-        texts: list[str] = []
-        images: list[Image] = []
+            return self._marked(_text(message, key), place, beside)
+        written = _Written()
         for part in value:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "text":
-                texts.append(_text(part, "text"))
-            elif kind in ("image", "image_url"):
+                written.say(_text(part, "text"))
+            elif kind in IMAGE_PARTS:
                 given = next((part[k] for k in ("image", "path", "url", "image_url") if part.get(k) is not None), None)
                 if isinstance(given, dict) and "url" in given:
                     given = given["url"]
-                image = next(beside, None) if given is None else _image(given, self._folder)
-                if image is None:
-                    raise BadRowError("missing_image", f"{place} shows an image that the row does not hold")
-                images.append(image)
+                written.show(next(beside, None) if given is None else _image(given, self._folder), place)
             else:
                 raise BadRowError("wrong_type", f"{place} has a part of type {kind!r}; valid: text, image")
-        return "\n".join(texts), tuple(images)
+        return written.result()
+
+    def _marked(self, text: str, place: str, beside: Iterator[Image]) -> tuple[str, tuple[Image, ...]]:
+        """Return a text without its marks, and the images of the row that belong there."""
+        if IMAGE_MARK not in text or not self._layout.fields.get("images"):
+            return text, ()
+        written = _Written()
+        first, *others = text.split(IMAGE_MARK)
+        written.say(first)
+        for piece in others:
+            written.show(next(beside, None), place)
+            written.say(piece)
+        return written.result()
+
+
+class _Written:
+    """The text of a message with images, as it grows. Texts beside an image are stripped, as Gemma's template does."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._images: list[Image] = []
+        self._follows_text = False
+
+    def say(self, text: str) -> None:
+        """Add a text."""
+        self._text += ("\n" if self._follows_text else "") + text.strip()
+        self._follows_text = True
+
+    def show(self, image: Image | None, place: str) -> None:
+        """Add an image, if there is one."""
+        if image is None:
+            raise BadRowError("missing_image", f"{place} shows an image that the row does not hold")
+        self._images.append(replace(image, at=len(self._text)))
+        self._follows_text = False
+
+    def result(self) -> tuple[str, tuple[Image, ...]]:
+        """Return text and images."""
+        return self._text, tuple(self._images)
 
 
 def _code(fields: Mapping[str, Any], name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpcgemma.errors import InputError
@@ -13,6 +13,8 @@ from hpcgemma.rows.records import Record
 
 LOOKED_AT = 200
 """Rows looked at, at most."""
+IMAGE_PARTS = ("image", "image_url")
+"""What the parts of a message that show an image call themselves."""
 _SHOWN_FIELDS = 12
 
 VALID_ROWS: dict[RowFormat, str] = {
@@ -38,6 +40,8 @@ class Layout:
     """The format's own names of its fields, and what the rows call them."""
     evidence: str
     """How that is known, in a few words."""
+    shows_images: bool = False
+    """Whether the first rows show images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class _Shape:
 
 _SHAPES: tuple[_Shape, ...] = (
     _Shape("messages", {"messages": ("messages", "conversations")}, {"images": ("images", "image")}),
-    _Shape("sharegpt", {"conversations": ("conversations", "conversation")}),
+    _Shape("sharegpt", {"conversations": ("conversations", "conversation")}, {"images": ("images", "image")}),
     _Shape("alpaca", {"instruction": ("instruction",), "output": ("output",)}, {"input": ("input",)}),
     _Shape("dolly", {"instruction": ("instruction",), "response": ("response",)}, {"context": ("context",)}),
     _Shape("prompt_completion", {"prompt": ("prompt",), "completion": ("completion", "response")}),
@@ -91,7 +95,18 @@ def detect(records: Sequence[Record], spec: DataSpec, place: str) -> Layout:
         raise InputError(f"{place} holds no rows", f"rows such as {VALID_ROWS['messages']}")
     layout = _detected(records, spec, place) if spec.format == "auto" else _as_named(records, spec, spec.format, place)
     check_prompt_template(layout.format, layout.fields, [record.fields for record in records], spec, place)
-    return layout
+    return replace(layout, shows_images=any(_shows_image(layout, record.fields) for record in records))
+
+
+def _shows_image(layout: Layout, fields: Mapping[str, Any]) -> bool:
+    if layout.format == "image_caption" or fields.get(layout.fields.get("images", "")):
+        return True
+    messages = fields.get(layout.fields.get("messages", ""))
+    contents = (
+        [each.get("content") for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
+    )
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return any(part.get("type") in IMAGE_PARTS for part in parts)
 
 
 def _detected(records: Sequence[Record], spec: DataSpec, place: str) -> Layout:
