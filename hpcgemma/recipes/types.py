@@ -77,8 +77,8 @@ class LoraSpec(Section):
 class GeneratorSpec(Section):
     """Rows that hpcgemma draws itself, the same on every machine."""
 
-    name: Literal["svg_captions"] = "svg_captions"
-    """Which generator."""
+    name: Literal["svg_captions", "image_captions"] = "svg_captions"
+    """Which generator: the same drawings as SVG, or as images for a model with a vision tower."""
     train_rows: int = Field(2048, gt=0)
     """Training rows to draw."""
     eval_rows: int = Field(256, gt=0)

@@ -1,4 +1,4 @@
-"""Drawings of a few shapes as SVG, with captions that are true: a data set made on the spot.
+"""Drawings of a few shapes, with captions that are true: a data set made on the spot.
 
 Pure Python and the same on every machine: numbers come from SHA-256, not from a library's random generator, whose
 stream may change with its version.
@@ -52,11 +52,41 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """An SVG drawing and its caption."""
+class Shape:
+    """One shape of a drawing, centred on (x, y) and ``half`` wide to each side, in SVG units."""
 
-    svg: str
+    name: str
+    x: int
+    y: int
+    half: int
+    colour: str
+
+    @property
+    def svg(self) -> str:
+        """The shape as an SVG element."""
+        x, y, half, fill = self.x, self.y, self.half, f'fill="{self.colour}"/>'
+        if self.name == "circle":
+            return f'<circle cx="{x}" cy="{y}" r="{half}" {fill}'
+        if self.name == "ellipse":
+            return f'<ellipse cx="{x}" cy="{y}" rx="{half}" ry="{half // 2}" {fill}'
+        if self.name == "square":
+            return f'<rect x="{x - half}" y="{y - half}" width="{2 * half}" height="{2 * half}" {fill}'
+        if self.name == "triangle":
+            return f'<path d="M{x} {y - half}L{x + half} {y + half}L{x - half} {y + half}z" {fill}'
+        return f'<path d="M{x - half} {y}h{2 * half}" stroke="{self.colour}"/>'
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A drawing and its caption."""
+
+    shapes: tuple[Shape, ...]
     caption: str
+
+    @property
+    def svg(self) -> str:
+        """The drawing as SVG."""
+        return f'<svg viewBox="0 0 {SIDE} {SIDE}">{"".join(shape.svg for shape in self.shapes)}</svg>'
 
 
 class Dice:
@@ -127,32 +157,15 @@ def _draw(dice: Dice) -> Drawing:
         shapes_left -= count
         if not shapes_left:
             break
-    inside = "".join(_svg_of(group, dice) for group in groups)
     return Drawing(
-        svg=f'<svg viewBox="0 0 {SIDE} {SIDE}">{inside}</svg>',
+        shapes=tuple(shape for group in groups for shape in _shapes_of(group, dice)),
         caption=" and ".join(group.caption for group in groups),
     )
 
 
-def _svg_of(group: Group, dice: Dice) -> str:
+def _shapes_of(group: Group, dice: Dice) -> list[Shape]:
     half = SIZES[group.size] + dice.below(3)
     centre_x, centre_y = (place + dice.below(5) - 2 for place in PLACES[group.place])
     step = 2 * half + 1
     first_x = centre_x - step * (group.count - 1) // 2
-    return "".join(
-        _element(group.shape, first_x + step * index, centre_y, half, group.colour) for index in range(group.count)
-    )
-
-
-def _element(shape: str, x: int, y: int, half: int, colour: str) -> str:
-    """Return one SVG element centred on (x, y) and ``half`` wide to each side."""
-    fill = f'fill="{colour}"/>'
-    if shape == "circle":
-        return f'<circle cx="{x}" cy="{y}" r="{half}" {fill}'
-    if shape == "ellipse":
-        return f'<ellipse cx="{x}" cy="{y}" rx="{half}" ry="{half // 2}" {fill}'
-    if shape == "square":
-        return f'<rect x="{x - half}" y="{y - half}" width="{2 * half}" height="{2 * half}" {fill}'
-    if shape == "triangle":
-        return f'<path d="M{x} {y - half}L{x + half} {y + half}L{x - half} {y + half}z" {fill}'
-    return f'<path d="M{x - half} {y}h{2 * half}" stroke="{colour}"/>'
+    return [Shape(group.shape, first_x + step * index, centre_y, half, group.colour) for index in range(group.count)]
