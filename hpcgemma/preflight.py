@@ -39,7 +39,7 @@ def check_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) ->
     return [
         *check_method(plan, recipe, model_config),
         *_check_sources(recipe),
-        *_check_data(recipe),
+        *_check_data(recipe, model_config),
         *_check_model(plan, recipe),
     ]
 
@@ -177,11 +177,15 @@ def _look_at(name: str, path: Path, data: DataSpec) -> tuple[list[Record | BadRo
     return rows, detect(records, data, f"{name} {path}")
 
 
-def _check_data(recipe: Recipe) -> list[Finding]:
-    return [finding for name, patterns in _data_patterns(recipe) for finding in _check_rows(name, patterns, recipe)]
+def _check_data(recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
+    return [
+        finding
+        for name, patterns in _data_patterns(recipe)
+        for finding in _check_rows(name, patterns, recipe, model_config)
+    ]
 
 
-def _check_rows(name: str, patterns: list[str], recipe: Recipe) -> list[Finding]:
+def _check_rows(name: str, patterns: list[str], recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
     """Look at the first rows; the supervisor's preparation reads the rest."""
     from hpcgemma.errors import InputError
     from hpcgemma.rows.conversion import Converter
@@ -202,13 +206,8 @@ def _check_rows(name: str, patterns: list[str], recipe: Recipe) -> list[Finding]
         except OSError as error:
             findings.append(Finding(f"{name}: {path} cannot be read: {error.strerror}", f"--set {name}=FILE"))
             continue
-        if layout.format == "image_caption":
-            findings.append(
-                Finding(
-                    f"{name} {path}: its rows show images ({layout.evidence}), and this version trains on text",
-                    f"--set {name}=FILE of rows without images",
-                )
-            )
+        if layout.shows_images and (finding := _unseen_images(f"{name} {path}", recipe, model_config)):
+            findings.append(finding)
             continue
         bad = list(_bad_rows(rows, Converter(layout, recipe.data, path.parent)))
         if len(bad) > len(rows) / 2:
@@ -221,6 +220,22 @@ def _check_rows(name: str, patterns: list[str], recipe: Recipe) -> list[Finding]
                 )
             )
     return findings
+
+
+def _unseen_images(place: str, recipe: Recipe, model_config: Mapping[str, Any]) -> Finding | None:
+    """Return why a recipe's model cannot be shown images; None where it can."""
+    if recipe.model.kind == "text":
+        return Finding(
+            f"{place}: its rows show images, and model.kind text sees none",
+            "--set model.kind=vision, or a file of rows without images",
+        )
+    model_type = model_config.get("model_type", "gemma3")
+    if model_type != "gemma3":
+        return Finding(
+            f"{place}: its rows show images, which are trained on for Gemma 3 alone, and this model is a {model_type}",
+            "--set model.path to a Gemma 3 of 4B or more, or a file of rows without images",
+        )
+    return None
 
 
 def _bad_rows(rows: list[Record | BadRow], convert: Converter) -> Iterator[tuple[int, str]]:
@@ -286,6 +301,8 @@ def _optional_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     if recipe.optimizer.name == "adamw_8bit":
         fix = "pip install 'hpcgemma[quantization]', or --set optimizer.name=adamw"
         yield "optimizer.name adamw_8bit", "bitsandbytes", fix
+    if recipe.model.kind == "vision":
+        yield "model.kind vision", "PIL", "pip install 'hpcgemma[vision]', or --set model.kind=text"
     if recipe.training.liger_kernels:
         fix = "pip install 'hpcgemma[liger]', or --set training.liger_kernels=false"
         yield "training.liger_kernels", "liger_kernel", fix

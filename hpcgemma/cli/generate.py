@@ -14,6 +14,13 @@ from hpcgemma.cli import options
 @click.argument("texts", nargs=-1)
 @options.checkpoint
 @click.option("--file", "file", type=click.Path(path_type=Path), help="Texts, one a line; - is standard input.")
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="Image to show before each text; again for more. What asks of it may be left out where captions were learned.",
+)
 @click.option("--system", default="", help="What the model is told before.")
 @click.option("--source-lang", metavar="CODE", help="Language of the text, for a run of translations.")
 @click.option("--target-lang", metavar="CODE", help="Language to translate into, for a run of translations.")
@@ -36,6 +43,7 @@ def generate(
     texts: tuple[str, ...],
     checkpoint: str | None,
     file: Path | None,
+    images: tuple[Path, ...],
     system: str,
     source_lang: str | None,
     target_lang: str | None,
@@ -52,21 +60,27 @@ def generate(
     hpcgemma generate gemma2_9b_lora-3 '<svg viewBox="0 0 9 9"><circle r="4"/></svg>'
     hpcgemma generate gemma3_27b_sft-1 --target-lang hau 'Good morning' --checkpoint 200
     hpcgemma generate gemma3_4b_cpt-1 --raw --file beginnings.txt
+    hpcgemma generate gemma3_4b_vlm-1 --image photo.jpg 'What is on the table?'
     """
     from hpcgemma.cli import choosing_model, trainer_process
     from hpcgemma.errors import InputError
 
     if raw and system:
         raise InputError("--raw gives the text as it is, and --system would be lost", "drop one of the two")
+    if raw and images:
+        raise InputError("--raw gives the text as it is, and --image would be lost", "drop one of the two")
     chosen = choosing_model.require_model(model, checkpoint)
-    asked = _texts(texts, file)
-    if not asked or not all(text.strip() for text in asked):
+    asked = _texts(texts, file) if texts or file or not images else []
+    if images and not asked:
+        asked = [""]  # the recipe's own instruction
+    elif not asked or not all(text.strip() for text in asked):
         raise InputError("there is no text to answer, or an empty one", f"hpcgemma generate {model} 'Hello'")
     return trainer_process.run_program(
         "generate",
         chosen
         | {
             "texts": asked,
+            "images": [str(image.absolute()) for image in images],
             "system": system,
             "source_lang": source_lang,
             "target_lang": target_lang,

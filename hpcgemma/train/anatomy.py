@@ -48,6 +48,14 @@ def text_decoder_of(model: Any) -> nn.Module:
     return decoder
 
 
+def trains_tower(model: Any) -> bool:
+    """Whether weights are trained that only compute where there are images: those of a tower, or of its projection."""
+    base = bare_model(model)
+    inside = {id(each) for each in text_decoder_of(model).parameters()}
+    inside |= {id(each) for each in base.get_output_embeddings().parameters()}
+    return any(each.requires_grad and id(each) not in inside for each in model.parameters())
+
+
 def head_of(model: Any) -> Head:
     """Return the output head that is trained, or frozen, in this model.
 

@@ -23,6 +23,10 @@ _TYPO_LIKENESS = 0.85
 sliding_window_pattern beside sliding_window, are below."""
 
 
+_IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
+"""What configs call the token that stands for a piece of an image."""
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """A model before it has weights."""
@@ -90,6 +94,8 @@ def _random_config(spec: ModelSpec, prepared: PreparedData) -> Any:
     is_vision = spec.kind == "vision"
     section: dict[str, Any] = shape.setdefault("text_config", {}) if is_vision else shape
     section |= {f"{name}_token_id": prepared.special.get(name) for name in ("pad", "eos", "bos")}
+    if is_vision and "image" in prepared.special:
+        shape |= {name: prepared.special["image"] for name in _IMAGE_TOKEN_NAMES if name in default.to_dict()}
     marks = _unplaced_marks(default, shape) if is_vision else []
     needed = prepared.vocab_size + len(marks)
     vocab_size = section.setdefault("vocab_size", -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE)

@@ -15,12 +15,36 @@ from numpy.typing import NDArray
 
 from hpcgemma import files
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train.data.images import RowImages
 from hpcgemma.train.data.prepared import PreparedData
+from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.strategies import Inference
 
-Prompt = NDArray[np.int32]
-"""Token ids of what is asked, up to where the answer begins."""
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked, up to where the answer begins."""
+
+    ids_T: NDArray[np.int32]
+    images: RowImages | None = None
+    """Where the images of the row lie that it is taken from; None: it shows none."""
+    row: int = 0
+
+    @classmethod
+    def of(cls, rows: TokenRows, row: int) -> Prompt:
+        """Return what a row asks: all of it but its last answer."""
+        shown = rows.images if rows.images is not None and rows.images.of(row) else None
+        return cls(rows.prompt(row), shown, row)
+
+    @classmethod
+    def whole(cls, rows: TokenRows, row: int) -> Prompt:
+        """Return a row that holds nothing but what is asked."""
+        return cls(rows.ids(row))
+
+    def pixels(self) -> NDArray[np.float32] | None:
+        """Return its images, of shape images x channels x height x width; None without any."""
+        return None if self.images is None else self.images.images.pixels(self.images.of(self.row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +152,8 @@ def answers(
         stop_is_agreed: Asked before each batch; all ranks get the same answer.
     """
     mine = list(range(len(prompts)))[ranks.rank :: ranks.world_size]
+    # Where ranks gather weights together, all of them go through the vision tower, or none does.
+    with_image = next((place for place, prompt in enumerate(prompts) if prompt.images is not None), None)
     most = -(-len(prompts) // ranks.world_size)
     found: dict[int, str] = {}
     strategy.model.eval()
@@ -138,7 +164,10 @@ def answers(
             chosen = mine[start : start + micro_batch]
             if not chosen and not strategy.moves_together:
                 continue
-            asked = [prompts[place] for place in chosen or [0]]
+            places = chosen or [0]
+            if strategy.moves_together and with_image is not None and not _shows_image(prompts, places):
+                places = [*places, with_image]
+            asked = [prompts[place] for place in places]
             with autocast(), strategy.generating():
                 texts = answer(strategy, speech, asked, device, sampling)
             found |= dict(zip(chosen, texts, strict=False))
@@ -148,6 +177,10 @@ def answers(
     for part in ranks.collect(found):
         together |= part
     return [together[place] for place in range(len(prompts))]
+
+
+def _shows_image(prompts: Sequence[Prompt], places: Sequence[int]) -> bool:
+    return any(prompts[place].images is not None for place in places)
 
 
 def answer(
@@ -168,12 +201,13 @@ def answer(
         sampling: How many tokens, and how each is chosen.
         typist: Told of the tokens of a single prompt as they come.
     """
-    width = max(map(len, prompts))
+    width = max(len(prompt.ids_T) for prompt in prompts)
     ids_BT = np.full((len(prompts), width), speech.pad_id, np.int64)
     mask_BT = np.zeros((len(prompts), width), np.int64)
     for place, prompt in enumerate(prompts):
-        ids_BT[place, width - len(prompt) :] = prompt
-        mask_BT[place, width - len(prompt) :] = 1
+        ids_BT[place, width - len(prompt.ids_T) :] = prompt.ids_T
+        mask_BT[place, width - len(prompt.ids_T) :] = 1
+    shown = _shown(prompts, ids_BT)
     generate: Any = strategy.model.generate
     with torch.no_grad():
         output_BT = generate(
@@ -184,9 +218,22 @@ def answer(
             pad_token_id=speech.pad_id,
             eos_token_id=speech.stop_ids,
             streamer=typist,
+            **{name: torch.from_numpy(each).to(device) for name, each in shown.items()},
             **sampling.options,
         )
     return [speech.text(ids) for ids in output_BT[:, width:].tolist()]
+
+
+def _shown(prompts: Sequence[Prompt], ids_BT: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return what a vision model asks of images, by its own names; nothing where there are none."""
+    pixels = [found for prompt in prompts if (found := prompt.pixels()) is not None]
+    soft_token = next((prompt.images.images.soft_token for prompt in prompts if prompt.images is not None), None)
+    if soft_token is None:
+        return {}
+    return {
+        "pixel_values": np.concatenate(pixels),
+        "token_type_ids": (ids_BT == soft_token).astype(np.int64),
+    }
 
 
 def read_scores(folder: RunFolder) -> dict[str, Any]:

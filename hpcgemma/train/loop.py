@@ -245,7 +245,7 @@ class Trainer:
         given = generation.answers(
             self.strategy,
             generation.Speech.of(self.prepared.tokenizer_dir, self.prepared),
-            [self.prepared.eval.prompt(row) for row in range(count)],
+            [generation.Prompt.of(self.prepared.eval, row) for row in range(count)],
             self.ranks,
             self.device,
             generation.Sampling(max_new_tokens=spec.max_new_tokens),

@@ -129,7 +129,9 @@ def _with_weights(
         model, notes = load_pretrained(spec, architecture, attention, dtype, place, quantization)
         return model if quantization is not None else model.to(place), notes
     # On the CPU first, whatever the device: so its random numbers are the same everywhere.
-    model = _from_config(architecture, attention, dtype, torch.device("cpu")).to(place)
+    model = _from_config(architecture, attention, dtype, torch.device("cpu"))
+    _start_projection(model)
+    model = model.to(place)
     if spec.quantization is not None:
         quantize(spec.quantization, model, dtype, quant_storage)
     return model, []
@@ -143,11 +145,28 @@ def _from_config(architecture: Architecture, attention: str, dtype: torch.dtype,
         return build(architecture.config, attn_implementation=parts, dtype=dtype)
 
 
+def _start_projection(model: Any) -> None:
+    """Give Gemma 3's projection of images random weights; transformers leaves them zero, so images would say nothing.
+
+    Where the projection is frozen, as beside adapters, they would say nothing for ever.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):
+            torch.nn.init.normal_(parameter, std=parameter.shape[0] ** -0.5)
+
+
 def _check(model: Any, architecture: Architecture, prepared: PreparedData) -> None:
     if getattr(architecture.config, "tie_word_embeddings", False) and not is_tied(model):
         raise InputError(
             "the weights have an output head apart from the input embeddings, and their config says that they are one",
             "set tie_word_embeddings to false in the config.json beside the weights",
+        )
+    image, known = prepared.special.get("image"), getattr(architecture.config, "image_token_id", None)
+    if prepared.images is not None and image != known:
+        raise InputError(
+            f"the tokenizer's token {image} stands for a piece of an image, and the model takes {known} for one: they "
+            "do not belong together",
+            "--set tokenizer.path=null takes the model's own tokenizer",
         )
     weight = model.get_input_embeddings().weight
     rows = getattr(weight, "ds_shape", weight.shape)[0]  # under ZeRO-3 the tensor itself is empty

@@ -54,7 +54,7 @@ class Objective(nn.Module):
             positions_N: Where a learned token is predicted, counted through all rows: row x T + position.
             labels_N: The tokens to be predicted there.
             position_ids_BT: Positions that restart with each row of a pack; None: nothing is packed.
-            pixel_values_ICHW: Images; None without any.
+            pixel_values_ICHW: Images; None without any. Without token types they are computed and play no part.
             token_type_ids_BT: 1 where a token stands for a piece of an image; None without images.
         """
         with torch.autocast(ids_BT.device.type, torch.bfloat16, enabled=self._autocast):
@@ -80,14 +80,17 @@ class Objective(nn.Module):
         if position_ids_BT is not None and self._takes_one_line():
             ids_BT, position_ids_BT = ids_BT.reshape(1, -1), position_ids_BT.reshape(1, -1)
             token_type_ids_BT = None if token_type_ids_BT is None else token_type_ids_BT.reshape(1, -1)
-        given = {
-            "position_ids": position_ids_BT,
-            "pixel_values": pixel_values_ICHW,
-            "token_type_ids": token_type_ids_BT,
-        }
-        present = {name: each for name, each in given.items() if each is not None}
         decoder: Any = decoder_of(self.model)
-        hidden_BTD: torch.Tensor = decoder(input_ids=ids_BT, use_cache=False, **present).last_hidden_state
+        given = {"input_ids": ids_BT, "position_ids": position_ids_BT}
+        if token_type_ids_BT is not None:
+            given |= {"pixel_values": pixel_values_ICHW, "token_type_ids": token_type_ids_BT}
+        elif pixel_values_ICHW is not None:
+            # In the same order as where rows show images: embeddings, tower, layers. Other ranks gather weights so.
+            embedded_BTD = decoder.get_input_embeddings()(given.pop("input_ids"))
+            seen = decoder.get_image_features(pixel_values_ICHW, return_dict=True).pooler_output
+            given |= {"inputs_embeds": embedded_BTD + 0.0 * seen.sum().to(embedded_BTD.dtype)}
+        present = {name: each for name, each in given.items() if each is not None}
+        hidden_BTD: torch.Tensor = decoder(use_cache=False, **present).last_hidden_state
         return hidden_BTD
 
     def _takes_one_line(self) -> bool:

@@ -2,7 +2,8 @@
 
 One process decides and writes, without a process group: no rank waits in a collective, no rank does it twice, and no
 time limit of a collective is at risk. Nothing here imports torch; transformers does, where it loads a model's own
-tokenizer. What is prepared goes into a cache beside the run folders, for all runs with the same data and settings.
+tokenizer or processor. What is prepared goes into a cache beside the run folders, for all runs with the same data and
+settings.
 """
 
 from __future__ import annotations
@@ -24,13 +25,23 @@ from hpcgemma import files
 from hpcgemma.checkpoints import find_checkpoints
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.rows.images import check_pillow
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.data import cache
 from hpcgemma.train.data.bad_row_report import REPORT_NAME, BadRowReport
-from hpcgemma.train.data.fingerprint import FORMAT, content_hash, files_of, hash_of, settings_of
+from hpcgemma.train.data.fingerprint import FORMAT, content_hash, files_of, hash_of, image_files_hash, settings_of
 from hpcgemma.train.data.packing import pack_parts
-from hpcgemma.train.data.pipeline import WORKERS_FROM_BYTES, ProgressLine, TokenizedSets, Workers, cores, tokenize_all
+from hpcgemma.train.data.pipeline import (
+    WORKERS_FROM_BYTES,
+    WORKERS_FROM_BYTES_OF_IMAGE_ROWS,
+    ProgressLine,
+    TokenizedSets,
+    Workers,
+    cores,
+    tokenize_all,
+)
 from hpcgemma.train.data.prepared import TOKENIZER_NAME
+from hpcgemma.train.data.processor import write_processor
 from hpcgemma.train.data.prompts import SpecialIds
 from hpcgemma.train.data.sources import Sources, check_formats, open_sources
 from hpcgemma.train.data.summary import SUMMARY_NAME, describe, file_sizes, present_summary, read_summary
@@ -90,13 +101,18 @@ def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_t
         report_to: Folder for the report on bad rows, where they are too many.
     """
     with tempfile.TemporaryDirectory(prefix="hpcgemma-") as scratch:
-        tokenizer = _own_tokenizer(recipe, Path(scratch) / TOKENIZER_NAME)
-        key = hashlib.sha256(f"{fingerprint} {content_hash(tokenizer)}".encode()).hexdigest()[:32]
+        sources = open_sources(recipe)
+        check_formats(recipe, sources)
+        if sources.shows_images:
+            check_pillow()
+        tokenizer = _own_tokenizer(recipe, sources, Path(scratch) / TOKENIZER_NAME)
+        made_of = [fingerprint, content_hash(tokenizer), *([image_files_hash(sources)] if sources.shows_images else [])]
+        key = hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:32]
 
         def build(staging: Path) -> None:
             try:
                 summary = {"format": FORMAT, "fingerprint": fingerprint, "settings": settings_of(recipe)}
-                summary |= _fill(staging, recipe, tokenizer)
+                summary |= _fill(staging, recipe, sources, tokenizer)
             except DataError:
                 if report_to is not None and (staging / REPORT_NAME).exists():
                     shutil.copyfile(staging / REPORT_NAME, report_to / REPORT_NAME)
@@ -116,12 +132,12 @@ def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_t
 def tokenizer_of(recipe: Recipe, sources: Sources, folder: Path) -> Path:
     """Return the recipe's tokenizer as a new folder in another: the model's own, or one trained from the rows."""
     target = folder / TOKENIZER_NAME
-    if _own_tokenizer(recipe, target) is None:
-        train_tokenizer(sources.training_contents(), recipe.tokenizer.train_vocab_size or 0, target)
+    if _own_tokenizer(recipe, sources, target) is None:
+        _train_tokenizer(recipe, sources, target)
     return target
 
 
-def _own_tokenizer(recipe: Recipe, folder: Path) -> Path | None:
+def _own_tokenizer(recipe: Recipe, sources: Sources, folder: Path) -> Path | None:
     """Copy the model's own tokenizer into a new folder; None where one is trained from the rows."""
     if recipe.tokenizer.train_vocab_size is not None:
         return None
@@ -132,25 +148,32 @@ def _own_tokenizer(recipe: Recipe, folder: Path) -> Path | None:
             "--set tokenizer.train_vocab_size=512, or --set tokenizer.path=FOLDER",
         )
     copy_tokenizer(path, recipe.model.revision if recipe.tokenizer.path is None else None, folder)
+    if sources.shows_images:
+        write_processor(recipe, folder)
     return folder
 
 
-def _fill(staging: Path, recipe: Recipe, tokenizer: Path | None) -> dict[str, Any]:
+def _train_tokenizer(recipe: Recipe, sources: Sources, folder: Path) -> None:
+    size, shown = recipe.tokenizer.train_vocab_size or 0, sources.shows_images
+    train_tokenizer(sources.training_contents(), size, folder, shows_images=shown)
+    if shown:
+        write_processor(recipe, folder)
+
+
+def _fill(staging: Path, recipe: Recipe, sources: Sources, tokenizer: Path | None) -> dict[str, Any]:
     """Write tokenizer and tokens into the staged folder and return what there is to say of them."""
     began = time.monotonic()
-    sources = open_sources(recipe)
-    check_formats(recipe, sources)
     for sentence in sources.described():
         print(f"data: {sentence}", flush=True)
     tokenizer_dir = staging / TOKENIZER_NAME
     if tokenizer is None:
-        train_tokenizer(sources.training_contents(), recipe.tokenizer.train_vocab_size or 0, tokenizer_dir)
+        _train_tokenizer(recipe, sources, tokenizer_dir)
     else:
         shutil.copytree(tokenizer, tokenizer_dir)
     name = recipe.tokenizer.path or recipe.model.path or "the rows"
     turns = turn_format(tokenizer_dir, name)
     with BadRowReport(staging / REPORT_NAME) as report:
-        sets = _tokenize(staging, recipe, sources, tokenizer_dir, name, report)
+        sets = _tokenize(staging, turns.special.image, sources, tokenizer_dir, name, report)
         report.check(sets.counts["rows"], recipe.data.max_bad_share)
     for kind, rows in (("training", sets.train), ("held-out", sets.eval)):
         if not len(rows):
@@ -179,10 +202,11 @@ def _fill(staging: Path, recipe: Recipe, tokenizer: Path | None) -> dict[str, An
 
 
 def _tokenize(
-    staging: Path, recipe: Recipe, sources: Sources, tokenizer_dir: Path, name: str, report: BadRowReport
+    staging: Path, image_token: int | None, sources: Sources, tokenizer_dir: Path, name: str, report: BadRowReport
 ) -> TokenizedSets:
     size = 0 if sources.drawn else sum(Path(file.path).stat().st_size for file in sources.files)
-    processes = cores() if size >= WORKERS_FROM_BYTES else 1
+    is_much = size >= (WORKERS_FROM_BYTES if image_token is None else WORKERS_FROM_BYTES_OF_IMAGE_ROWS)
+    processes = cores() if is_much else 1
     progress = ProgressLine(size)
 
     def note_bytes(count: int) -> None:
@@ -201,6 +225,7 @@ def _tokenize(
             staging,
             report,
             holds_out_share=holds_out_share,
+            image_token=image_token,
             on_progress=progress,
         )
     finally:

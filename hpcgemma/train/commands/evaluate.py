@@ -66,7 +66,7 @@ def evaluate(request: Request) -> int:
         given = generation.answers(
             model,
             generation.Speech.of(source.tokenizer_dir, prepared),
-            [rows.rows.prompt(row) for row in range(answered)],
+            [generation.Prompt.of(rows.rows, row) for row in range(answered)],
             ranks,
             device,
             generation.Sampling(max_new_tokens=spec.generation.max_new_tokens),
@@ -106,7 +106,7 @@ def _rows(source: Source, request: Request) -> JudgedRows:
     if request["data"] is None and source.prepared is not None:
         return held_out_rows(source.prepared)
     data = source.recipe.data if source.recipe else DataSpec()
-    return rows_to_judge(str(request["data"]), data, source.turns, request["rows"])
+    return rows_to_judge(str(request["data"]), data, source.turns, source.tokenizer_dir, request["rows"])
 
 
 def _write(source: Source, request: Request, result: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ def generate(request: Request) -> int:
     """Answer each text and print the answers in their order.
 
     Args:
-        request: ``run`` or ``folder``, ``checkpoint``, ``texts``, ``system``, ``raw``, ``source_lang``,
-            ``target_lang``, ``max_new_tokens``, ``temperature``, ``top_p``, ``seed``, ``as_json``.
+        request: ``run`` or ``folder``, ``checkpoint``, ``texts``, ``images``, ``system``, ``raw``,
+            ``source_lang``, ``target_lang``, ``max_new_tokens``, ``temperature``, ``top_p``, ``seed``, ``as_json``.
     """
     source = source_of(request)
     prompts = _prompts(source, request)
@@ -72,11 +73,12 @@ def _prompts(source: Source, request: Request) -> list[Prompt]:
     texts: list[str] = request["texts"]
     if request["raw"]:
         return raw_prompts(texts, source.turns)
-    if source.recipe is None or source.prepared is None:
-        return prompts_of(texts, source.turns, None, None, request["system"])
-    data = source.recipe.data
-    row_format = format_of(data, source.prepared)
-    return prompts_of(texts, source.turns, _with_languages(data, row_format, request), row_format, request["system"])
+    data = row_format = None
+    if source.recipe is not None and source.prepared is not None:
+        row_format = format_of(source.recipe.data, source.prepared)
+        data = _with_languages(source.recipe.data, row_format, request)
+    images = [Path(each) for each in request["images"]]
+    return prompts_of(texts, source.turns, data, row_format, request["system"], images, source.tokenizer_dir)
 
 
 def _with_languages(data: DataSpec, row_format: str, request: Request) -> DataSpec:

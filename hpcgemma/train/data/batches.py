@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.data.images import RowImages
 from hpcgemma.train.data.order import Rows, RowStream, micro_batches_of_rank
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.data.token_rows import TokenRows
@@ -43,7 +44,8 @@ class MicroBatch(NamedTuple):
     position_ids_BT: torch.Tensor | None = None
     """Position of each token in its row; None: nothing is packed."""
     pixel_values_ICHW: torch.Tensor | None = None
-    """Images of all rows, in their order; None without any."""
+    """Images of all rows, in their order; None without any. Without token types an image that no row shows: the vision
+    tower is to compute, since those of other ranks do."""
     token_type_ids_BT: torch.Tensor | None = None
     """1 where a token stands for a piece of an image, else 0; None without images."""
 
@@ -95,10 +97,21 @@ def _laid_out(rows: TokenRows, lines: Sequence[Sequence[int]], width: int, pad_i
             is_target_BT[place, end] = False  # no token of its row is before it that could predict it
             end += len(ids_T)
     targets_N = np.flatnonzero(is_target_BT)
-    return MicroBatch(
+    batch = MicroBatch(
         torch.from_numpy(ids_BT),
         torch.from_numpy(targets_N - 1),
         torch.from_numpy(ids_BT.ravel()[targets_N]),
+    )
+    return batch if rows.images is None else _with_images(batch, rows.images, [row for line in lines for row in line])
+
+
+def _with_images(batch: MicroBatch, shown: RowImages, rows: Sequence[int]) -> MicroBatch:
+    numbers = [number for row in rows for number in shown.of(row)]
+    if not numbers:
+        return batch
+    return batch._replace(
+        pixel_values_ICHW=torch.from_numpy(shown.images.pixels(numbers)),
+        token_type_ids_BT=(batch.ids_BT == shown.images.soft_token).long(),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcgemma import files
 from hpcgemma.recipes.types import Recipe
-from hpcgemma.train.data.sources import DataFile, data_files
+from hpcgemma.train.data.sources import DataFile, Sources, data_files
 from hpcgemma.train.failures import DataError
 
 FORMAT = 2
@@ -26,6 +27,17 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
         "model_path": recipe.model.path if recipe.tokenizer.path is None else None,
         "revision": recipe.model.revision,
+        **({"images": _image_settings(recipe)} if recipe.model.kind == "vision" else {}),
+    }
+
+
+def _image_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what decides how an image becomes tokens and pixels; of pretrained weights, their path does."""
+    config = recipe.model.config
+    return {
+        "tokens": config.get("mm_tokens_per_image"),
+        "side": config.get("vision_config", {}).get("image_size"),
+        "path": recipe.model.path,
     }
 
 
@@ -58,6 +70,24 @@ def hash_of(settings: dict[str, Any], sources: Sequence[DataFile]) -> str:
     )
     text = json.dumps([settings | {"data": data}, weights, contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def image_files_hash(sources: Sources) -> str:
+    """Return a hash of the names, sizes and times of all files with images that rows show.
+
+    Their content would say more, and take as long to read as preparing them. So data are prepared anew where a file was
+    only touched, but never reused where one was exchanged.
+    """
+    digest = hashlib.sha256()
+    for folder, path in sources.image_files():
+        try:
+            status = path.stat()
+        except OSError:  # a row that is left out, for now
+            known = "not there"
+        else:
+            known = f"{status.st_size} {status.st_mtime_ns}"
+        digest.update(f"{os.path.relpath(path, folder)}\0{known}\0".encode())
+    return digest.hexdigest()
 
 
 def content_hash(folder: Path | None) -> str:

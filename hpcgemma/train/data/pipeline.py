@@ -29,7 +29,8 @@ from hpcgemma.rows.bad_rows import BadRow
 from hpcgemma.rows.files import Chunk, parse_chunk
 from hpcgemma.rows.records import Record
 from hpcgemma.train.data.bad_row_report import BadRowReport
-from hpcgemma.train.data.prepared import REFERENCES_NAME
+from hpcgemma.train.data.images import ENDS_NAME, IMAGES_NAME, SHOWN_NAME, Images, ImageWriter, RowImages
+from hpcgemma.train.data.prepared import REFERENCES_NAME, TOKENIZER_NAME
 from hpcgemma.train.data.token_rows import TokenRows, TokenWriter, open_tokens
 from hpcgemma.train.data.tokenizing import HELD_OUT, INDEX, RowTokenizer, SourceFile, Tokenized, held_out_limit
 from hpcgemma.train.data.turn_format import turn_format
@@ -38,6 +39,8 @@ INDEX_NAME = "index.bin"
 CANDIDATES_NAME = "candidates.tsv"
 WORKERS_FROM_BYTES = 4 << 20
 """Below this, starting processes takes longer than they save."""
+WORKERS_FROM_BYTES_OF_IMAGE_ROWS = 64 << 10
+"""The same for rows with images, which take longer than their bytes say: they only name files to be decoded."""
 
 _DIGESTS_AT_ONCE = 1 << 22
 _PR_SET_PDEATHSIG = 1
@@ -151,6 +154,7 @@ def tokenize_all(
     report: BadRowReport,
     *,
     holds_out_share: bool,
+    image_token: int | None = None,
     on_progress: Callable[[int, int], None] = lambda rows, tokens: None,
 ) -> TokenizedSets:
     """Write the tokens of all pieces into a folder and return which rows are trained on and which are held out.
@@ -165,6 +169,7 @@ def tokenize_all(
         staging: The folder.
         report: Told of every row that is left out.
         holds_out_share: Whether some of the training rows are held out.
+        image_token: Stands for a piece of an image; None: no row shows one.
         on_progress: Told of rows and tokens so far.
     """
     counts: Counter[str] = Counter()
@@ -172,12 +177,15 @@ def tokenize_all(
     index_file, candidates = staging / INDEX_NAME, staging / CANDIDATES_NAME
     with (
         TokenWriter(staging) as writer,
+        ImageWriter(staging) as images,
         index_file.open("xb") as index,
         candidates.open("x", encoding="utf-8") as references,
     ):
         for done in workers.run(pieces):
             done.index_N["start"] += writer.tokens
+            done.index_N["image_start"] += images.shown
             writer.append(done.ids_L, done.is_target_L)
+            images.append(done.images)
             index.write(done.index_N.tobytes())
             references.writelines(f"{rows + place}\t{text}\n" for place, text in sorted(done.references.items()))
             rows += len(done.index_N)
@@ -198,12 +206,14 @@ def tokenize_all(
     part_of = index_N["part"][trained]
     trained = trained[np.argsort(part_of, kind="stable")]
     number_of_parts = 1 + max((file.part for file in files), default=0)
+    shown = _kept_images(staging, image_token)
     sets = TokenizedSets(
-        train=_rows_in(staging, index_N, trained),
+        train=_rows_in(staging, index_N, trained, shown),
         parts=[int(number) for number in np.bincount(part_of, minlength=number_of_parts)],
-        eval=_rows_in(staging, index_N, held_out),
+        eval=_rows_in(staging, index_N, held_out, shown),
         counts={
             "rows": rows,
+            **({} if shown is None else {"images": len(shown)}),
             "duplicates": int((copy_of_N >= 0).sum()),
             "eval_rows_in_training": _shared(index_N, held_out, trained, "digest", "digest_low"),
             "eval_questions_in_training": _shared(index_N, held_out, trained, "question"),
@@ -270,10 +280,24 @@ def _held_out(index_N: NDArray[Any], copy_of_N: NDArray[np.int64], share: float 
     return by_content
 
 
-def _rows_in(staging: Path, index_N: NDArray[Any], rows: NDArray[np.int64]) -> TokenRows:
+def _rows_in(staging: Path, index_N: NDArray[Any], rows: NDArray[np.int64], images: Images | None) -> TokenRows:
     ids_L, is_target_L = open_tokens(staging)
-    columns = (index_N[name][rows].astype(np.int64) for name in ("start", "length", "targets"))
-    return TokenRows(ids_L, is_target_L, *columns)
+
+    def column(name: str) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = index_N[name][rows].astype(np.int64)
+        return found
+
+    shown = None if images is None else RowImages(images, column("image_start"), column("images"))
+    return TokenRows(ids_L, is_target_L, column("start"), column("length"), column("targets"), shown)
+
+
+def _kept_images(staging: Path, image_token: int | None) -> Images | None:
+    """Return the images that were written into a folder; where there are none, leave nothing of them there."""
+    if image_token is not None and (staging / IMAGES_NAME).stat().st_size:
+        return Images.open(staging, image_token, staging / TOKENIZER_NAME)
+    for name in (IMAGES_NAME, ENDS_NAME, SHOWN_NAME):
+        (staging / name).unlink()
+    return None
 
 
 def _shared(index_N: NDArray[Any], some: NDArray[np.int64], others: NDArray[np.int64], *fields: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcgemma.train.data.images import IMAGES_NAME, Images
 from hpcgemma.train.data.packing import Packs
 from hpcgemma.train.data.samples import Part, Samples
 from hpcgemma.train.data.summary import SUMMARY_NAME
@@ -31,12 +32,15 @@ class PreparedData:
     def open(cls, folder: Path) -> PreparedData:
         """Open a prepared folder."""
         summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-        train = TokenRows.open(folder, "train")
+        images = None
+        if (folder / IMAGES_NAME).exists():
+            images = Images.open(folder, int(summary["special_ids"]["image"]), folder / TOKENIZER_NAME)
+        train = TokenRows.open(folder, "train", images)
         parts = [Part(part["first"], part["count"], part["weight"]) for part in summary.get("parts", [])]
         return cls(
             folder=folder,
             train=train,
-            eval=TokenRows.open(folder, "eval"),
+            eval=TokenRows.open(folder, "eval", images),
             samples=Samples.of(train, Packs.open(folder, "train"), parts),
             summary=summary,
         )
@@ -53,7 +57,7 @@ class PreparedData:
 
     @property
     def special(self) -> dict[str, int]:
-        """Ids of pad, eos and end_of_turn, and of bos where there is one."""
+        """Ids of pad, eos and end_of_turn, and of bos and of a piece of an image where there is such a token."""
         return {name: int(number) for name, number in self.summary["special_ids"].items()}
 
     @property
@@ -62,8 +66,13 @@ class PreparedData:
         return list(dict.fromkeys([self.special["eos"], self.special["end_of_turn"]]))
 
     @property
+    def images(self) -> Images | None:
+        """What the rows show; None: no row shows an image."""
+        return None if self.train.images is None else self.train.images.images
+
+    @property
     def tokenizer_dir(self) -> Path:
-        """The tokenizer, as from_pretrained loads it."""
+        """The tokenizer, and a vision model's processor, as from_pretrained loads them."""
         return self.folder / TOKENIZER_NAME
 
     def questions(self) -> list[tuple[str, str]]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpcgemma.errors import InputError
-from hpcgemma.recipes.types import DataSpec, MixturePart, Recipe
-from hpcgemma.rows.bad_rows import BadRow, BadRowError
-from hpcgemma.rows.conversation import Content
+from hpcgemma.recipes.types import DataSpec, MixturePart, Recipe, RowFormat
+from hpcgemma.rows.bad_rows import BadRowError
+from hpcgemma.rows.conversation import Content, Conversation
 from hpcgemma.rows.conversion import Converter
 from hpcgemma.rows.files import Chunk, container_of, find_files, first_records, parse_chunk, read_chunks
 from hpcgemma.rows.formats import Layout, detect
+from hpcgemma.rows.images import with_images_read
 from hpcgemma.rows.records import Record
+from hpcgemma.train.data.drawn_images import png_of
 from hpcgemma.train.data.pipeline import Piece
 from hpcgemma.train.data.svg_captions import Drawing, draw_rows
 from hpcgemma.train.data.tokenizing import HELD_OUT, SourceFile, digests_of, held_out_limit
 
 LOOKED_AT = 200
 """Rows of each file from which its format is told."""
+
+_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES_OF_IMAGE_ROWS = 16 << 10  # a row that names a file is short, and its image takes long to decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,11 @@ class Sources:
     """Rows that a generator drew, for each of `files`; empty where they are real."""
 
     @property
+    def shows_images(self) -> bool:
+        """Whether the first rows of a file show images."""
+        return any(file.layout.shows_images for file in self.files)
+
+    @property
     def holds_out_share(self) -> bool:
         """Whether some of the training rows are held out."""
         return all(file.part != HELD_OUT for file in self.files)
@@ -60,7 +72,8 @@ class Sources:
         for number, file in enumerate(self.files):
             path = Path(file.path)
             chunk: Chunk
-            for chunk in read_chunks(path, container_of(path), sample_by=self.spec.sample_by):
+            size = _CHUNK_BYTES_OF_IMAGE_ROWS if self.shows_images else _CHUNK_BYTES
+            for chunk in read_chunks(path, container_of(path), sample_by=self.spec.sample_by, chunk_bytes=size):
                 on_bytes(before + chunk.end)
                 yield number, chunk
             before += path.stat().st_size
@@ -68,19 +81,31 @@ class Sources:
     def training_contents(self) -> Iterator[Content]:
         """Yield what the training rows mean, without those that are bad or held out."""
         limit = held_out_limit(self.spec.eval_share) if self.holds_out_share else 0
-        converters = [Converter(file.layout, self.spec, Path(file.path).parent) for file in self.files]
-        for number, piece in self.pieces():
+        for number, content in self._contents():
             if self.files[number].part == HELD_OUT:
                 continue
+            with suppress(BadRowError):
+                read = with_images_read(content)
+                if digests_of(read)[0] >= limit:
+                    yield read
+
+    def image_files(self) -> Iterator[tuple[Path, Path]]:
+        """Yield the files of the images that rows show, each with the folder of the rows that name it."""
+        if not self.shows_images or self.drawn:
+            return
+        for number, content in self._contents():
+            for image in content.images if isinstance(content, Conversation) else ():
+                if image.path is not None:
+                    yield Path(self.files[number].path).parent, Path(image.path)
+
+    def _contents(self) -> Iterator[tuple[int, Content]]:
+        """Yield what the good rows of each file mean; their images are not read."""
+        converters = [Converter(file.layout, self.spec, Path(file.path).parent) for file in self.files]
+        for number, piece in self.pieces():
             for row in parse_chunk(piece) if isinstance(piece, Chunk) else piece:
-                if isinstance(row, BadRow):
-                    continue
-                try:
-                    content = converters[number](row.fields)
-                except BadRowError:
-                    continue
-                if digests_of(content)[0] >= limit:
-                    yield content
+                if isinstance(row, Record):
+                    with suppress(BadRowError):
+                        yield number, converters[number](row.fields)
 
     def described(self) -> list[str]:
         """Return a sentence on each file: what it is taken for, and why."""
@@ -111,14 +136,16 @@ def open_sources(recipe: Recipe) -> Sources:
     data = recipe.data
     if data.generator is not None:
         spec = data.generator
-        train, held_out = draw_rows(spec.train_rows, spec.eval_rows, spec.seed)
-        layout = Layout("svg_caption", {"svg": "svg", "caption": "caption"}, "hpcgemma has drawn them")
+        drawn = draw_rows(spec.train_rows, spec.eval_rows, spec.seed)
+        made, fields, record = _GENERATORS[spec.name]
+        names = {name: name for name in fields}
+        layout = Layout(made, names, "hpcgemma has drawn them", shows_images="image" in fields)
         return Sources(
             # What was asked for is given, also a drawing that came twice.
             data.model_copy(update={"deduplicate": False}),
             [SourceFile("drawings", 0, layout), SourceFile("held-out drawings", HELD_OUT, layout)],
             [1.0],
-            [_records(train), _records(held_out)],
+            [[Record(number, record(drawing)) for number, drawing in enumerate(some, start=1)] for some in drawn],
         )
     if not _parts(data):
         raise InputError("the recipe has no rows: data.train and data.generator are null", "--set data.train=FILE")
@@ -133,13 +160,13 @@ def check_formats(recipe: Recipe, sources: Sources) -> None:
     """Refuse rows that cannot be trained on as the recipe wants it.
 
     Raises:
-        InputError: They show images, or are plain text that is asked for an answer.
+        InputError: They show images to a model of text, or are plain text that is asked for an answer.
     """
-    images = [file.path for file in sources.files if file.layout.format == "image_caption"]
-    if images:
+    images = [file.path for file in sources.files if file.layout.shows_images]
+    if images and recipe.model.kind == "text":
         raise InputError(
-            f"the rows of {images[0]} show images, and this version trains on text",
-            "--set data.train=FILE of rows without images",
+            f"the rows of {images[0]} show images, and model.kind text sees none",
+            "--set model.kind=vision, or data.train=FILE of rows without images",
         )
     if recipe.evaluation.generation is None:
         return
@@ -156,8 +183,12 @@ def _parts(data: DataSpec) -> list[MixturePart]:
     return [entry if isinstance(entry, MixturePart) else MixturePart(path=entry) for entry in entries]
 
 
-def _records(drawings: list[Drawing]) -> list[Record]:
-    return [
-        Record(number, {"svg": drawing.svg, "caption": drawing.caption})
-        for number, drawing in enumerate(drawings, start=1)
-    ]
+_GENERATORS: dict[str, tuple[RowFormat, tuple[str, str], Callable[[Drawing], dict[str, Any]]]] = {
+    "svg_captions": ("svg_caption", ("svg", "caption"), lambda each: {"svg": each.svg, "caption": each.caption}),
+    "image_captions": (
+        "image_caption",
+        ("image", "caption"),
+        lambda each: {"image": png_of(each), "caption": each.caption},
+    ),
+}
+"""Of each generator the format of its rows, their fields, and a row of a drawing."""

@@ -86,6 +86,8 @@ class TemplateTurns:
 
     def tokenize(self, conversations: Sequence[Conversation]) -> list[TokenizedRow]:
         """Return the token ids of conversations, and which of them are learned."""
+        if any(conversation.images for conversation in conversations):
+            raise BadRowError("wrong_type", "it shows an image, and images are trained on for Gemma 3 alone")
         written = [self._write(conversation) for conversation in conversations]
         encoded = self.tokenizer.encode_batch([text for text, _ in written], add_special_tokens=False)
         return [self._row(text, answers, each) for (text, answers), each in zip(written, encoded, strict=True)]

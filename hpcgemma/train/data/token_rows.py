@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcgemma.train.data.images import Images, RowImages
 from hpcgemma.train.data.prompts import TokenizedRow
 
 IDS_NAME = "ids.bin"
@@ -37,6 +38,8 @@ class TokenRows:
     """Tokens of each row."""
     targets_N: NDArray[np.int64]
     """Tokens of each row that are learned."""
+    images: RowImages | None = None
+    """What the rows show; None: no row of the data shows an image."""
 
     def __len__(self) -> int:
         return len(self.targets_N)
@@ -64,15 +67,25 @@ class TokenRows:
         """Write which rows the set holds into the folder of the tokens."""
         for field in _INDEX:
             np.save(folder / f"{name}.{field}.npy", getattr(self, field))
+        if self.images is not None:
+            self.images.save_index(folder, name)
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> TokenRows:
-        """Map a set of a folder into memory."""
+    def open(cls, folder: Path, name: str, images: Images | None = None) -> TokenRows:
+        """Map a set of a folder into memory.
+
+        Args:
+            folder: The tokens' folder.
+            name: Which set.
+            images: The images that rows of the folder show; None: they show none.
+        """
         ids_L, is_target_L = open_tokens(folder)
-        return cls(ids_L, is_target_L, *(np.load(folder / f"{name}.{field}.npy", mmap_mode="r") for field in _INDEX))
+        starts_N, lengths_N, targets_N = (np.load(folder / f"{name}.{field}.npy", mmap_mode="r") for field in _INDEX)
+        shown = None if images is None else RowImages.open(folder, name, images)
+        return cls(ids_L, is_target_L, starts_N, lengths_N, targets_N, shown)
 
     @classmethod
-    def of(cls, rows: Iterable[TokenizedRow]) -> TokenRows:
+    def of(cls, rows: Iterable[TokenizedRow], images: RowImages | None = None) -> TokenRows:
         """Lay tokenized rows end to end, in memory."""
         listed = list(rows)
         lengths_N = np.asarray([len(row.ids) for row in listed], np.int64)
@@ -82,6 +95,7 @@ class TokenRows:
             starts_N=np.cumsum(lengths_N) - lengths_N,
             lengths_N=lengths_N,
             targets_N=np.asarray([sum(row.is_target) for row in listed], np.int64),
+            images=images,
         )
 
 

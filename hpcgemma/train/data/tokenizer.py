@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hpcgemma.errors import InputError
 from hpcgemma.rows.conversation import Content, Document
-from hpcgemma.train.data.prompts import CHAT_TEMPLATE, SPECIAL_TOKENS
+from hpcgemma.train.data.prompts import CHAT_TEMPLATE, IMAGE_TOKENS, SPECIAL_TOKENS
 from hpcgemma.train.failures import DataError
 
 # Words keep the space before them, numbers stay apart from words, and signs such as `="` become one token.
 _PIECES = r" ?\p{L}+|\p{N}{1,3}|[^\p{L}\p{N} ]+| +"
 
 
-def train_tokenizer(contents: Iterable[Content], vocab_size: int, folder: Path) -> None:
+def train_tokenizer(contents: Iterable[Content], vocab_size: int, folder: Path, *, shows_images: bool = False) -> None:
     """Train a byte-pair tokenizer with Gemma's special tokens and write it to a new folder.
 
     Args:
         contents: What the training rows mean.
-        vocab_size: Tokens at most, the 6 special ones and the 256 bytes included.
+        vocab_size: Tokens at most, the special ones and the 256 bytes included.
         folder: Where it goes; ``AutoTokenizer.from_pretrained`` loads it.
+        shows_images: Give it Gemma 3's tokens of images too.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -35,14 +37,14 @@ def train_tokenizer(contents: Iterable[Content], vocab_size: int, folder: Path) 
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *(IMAGE_TOKENS if shows_images else ())],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator((text for content in contents for text in _texts_of(content)), trainer)
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
+    settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<pad>",
         "eos_token": "<eos>",
@@ -52,6 +54,10 @@ def train_tokenizer(contents: Iterable[Content], vocab_size: int, folder: Path) 
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
+    if shows_images:  # the names by which Gemma3Processor finds them
+        settings["extra_special_tokens"] = dict(
+            zip(("boi_token", "image_token", "eoi_token"), IMAGE_TOKENS, strict=True)
+        )
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from hpcgemma.recipes.types import DataSpec
 from hpcgemma.rows.bad_rows import BadRow, BadRowError
-from hpcgemma.rows.conversation import Content, Conversation, Document
+from hpcgemma.rows.conversation import Content, Conversation, Document, Image
 from hpcgemma.rows.conversion import Converter
 from hpcgemma.rows.formats import Layout
+from hpcgemma.rows.images import with_images_read
 from hpcgemma.rows.records import Record
 from hpcgemma.train.data.prompts import TokenizedRow, TurnFormat
 from hpcgemma.train.failures import DataError
@@ -39,6 +40,8 @@ INDEX = np.dtype(
         ("part", np.int64),  # of the mixture; HELD_OUT
         ("file", np.int64),
         ("line", np.int64),
+        ("image_start", np.int64),  # where the images that it shows begin
+        ("images", np.int64),  # how many it shows
         ("digest", np.uint64),  # of its content, high and low half
         ("digest_low", np.uint64),
         ("question", np.uint64),  # of all but the last answer
@@ -64,7 +67,9 @@ class Tokenized:
     ids_L: NDArray[np.int32]
     is_target_L: NDArray[np.bool_]
     index_N: NDArray[Any]
-    """Of type INDEX; ``start`` counts from the first token here."""
+    """Of type INDEX; ``start`` and ``image_start`` count from the first token and the first image here."""
+    images: list[Image] = field(default_factory=list)
+    """The images that the rows show, in their order; read once, so that they have digests."""
     bad: list[tuple[int, BadRow]] = field(default_factory=list)
     """File and row of all that are left out."""
     references: dict[int, str] = field(default_factory=dict)
@@ -108,7 +113,7 @@ class RowTokenizer:
                     collected.bad.append((file, row))
                     continue
                 try:
-                    contents.append((row.line, self._converters[file](row.fields)))
+                    contents.append((row.line, with_images_read(self._converters[file](row.fields))))
                 except BadRowError as error:
                     collected.leave_out(row.line, error)
             for line, content, tokens in self._tokens_of(contents, collected):
@@ -140,10 +145,6 @@ class RowTokenizer:
 
     def _encode(self, contents: Sequence[Content]) -> list[TokenizedRow]:
         """Return the tokens of contents, whatever their length."""
-        if any(
-            isinstance(content, Conversation) and any(turn.images for turn in content.turns) for content in contents
-        ):
-            raise BadRowError("wrong_type", "it shows an image, and this version trains on text")
         conversations = [content for content in contents if isinstance(content, Conversation)]
         documents = [content for content in contents if isinstance(content, Document)]
         turns = iter(self._turns.tokenize(conversations))
@@ -173,7 +174,8 @@ class RowTokenizer:
             policy = "split" if isinstance(content, Document) else "skip"
         if policy == "truncate":
             cut = TokenizedRow(tokens.ids[:limit], tokens.is_target[:limit])
-            if any(cut.is_target[1:]):
+            image = self._turns.special.image
+            if any(cut.is_target[1:]) and (image is None or image not in tokens.ids[limit:]):
                 collected.keep(line, content, cut)
                 collected.truncated += 1
                 return
@@ -186,7 +188,8 @@ class RowTokenizer:
                 collected.keep(line, content, self._document(ids[start : start + size]), piece=start // size)
             collected.pieces += len(starts) - 1
             return
-        elif policy == "split" and isinstance(content, Conversation) and len(content.turns) > 2:
+        elif policy == "split" and isinstance(content, Conversation) and len(content.turns) > 2 and not content.images:
+            # Questions about an image would be parted from it.
             self._split(line, content, collected)
             return
         collected.leave_out(line, BadRowError("too_long", f"{len(tokens.ids)} tokens; data.max_length is {limit}"))
@@ -226,6 +229,7 @@ class _Collected:
         self.bad: list[tuple[int, BadRow]] = []
         self.references: dict[int, str] = {}
         self.smallest: tuple[int, int, str] | None = None
+        self.images: list[Image] = []
         self.tokens = self.truncated = self.pieces = 0
 
     def leave_out(self, line: int, error: BadRowError) -> None:
@@ -239,8 +243,11 @@ class _Collected:
         length = len(tokens.ids)
         self.ids.append(np.asarray(tokens.ids, np.int32))
         self.is_target.append(np.asarray(tokens.is_target, np.bool_))
-        self.index.append((self.tokens, length, targets, self.part, self.file, line, digest, low, question))
+        images = content.images if isinstance(content, Conversation) else ()
+        where = (self.tokens, length, targets, self.part, self.file, line)
+        self.index.append((*where, len(self.images), len(images), digest, low, question))
         self.tokens += length
+        self.images.extend(images)
         if self.part == HELD_OUT or digest < self.held_out_below:
             self.references[place] = _reference(content)
         elif self.smallest is None or digest < self.smallest[0]:
@@ -254,6 +261,7 @@ class _Collected:
             ids_L=np.concatenate(self.ids) if self.ids else np.empty(0, np.int32),
             is_target_L=np.concatenate(self.is_target) if self.ids else np.empty(0, np.bool_),
             index_N=np.array(self.index, INDEX),
+            images=self.images,
             bad=self.bad,
             references=self.references,
             truncated=self.truncated,
@@ -267,7 +275,11 @@ def held_out_limit(share: float) -> int:
 
 
 def digests_of(content: Content) -> tuple[int, int, int]:
-    """Return a hash of all that a row means, as two numbers below 2**64, and one of all but its last answer."""
+    """Return a hash of all that a row means, as two numbers below 2**64, and one of all but its last answer.
+
+    Args:
+        content: A row; its images were read.
+    """
     parts: list[str | bytes]
     if isinstance(content, Document):
         parts = [content.text]
@@ -275,7 +287,7 @@ def digests_of(content: Content) -> tuple[int, int, int]:
     else:
         parts = [content.system]
         for turn in content.turns:
-            images = [image.content if image.content is not None else f"{image.path}" for image in turn.images]
+            images = [part for image in turn.images for part in (image.digest, f"{image.at}")]
             parts += [turn.role, *images, turn.text]
         question = _hash(parts[:-1])
     whole = _hash(parts)

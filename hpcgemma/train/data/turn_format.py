@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcgemma.train.data.chat_template import NO_TEMPLATE_HINT, read_chat_template
+from hpcgemma.train.data.processor import image_tokens
 from hpcgemma.train.data.prompts import GemmaTurns, TurnFormat
 from hpcgemma.train.data.templated import TemplateTurns
 from hpcgemma.train.data.tokenizer import load_tokenizer
@@ -21,7 +22,7 @@ def turn_format(folder: Path, name: str) -> TurnFormat:
     Raises:
         DataError: It has no chat template, or one that cannot be trained on.
     """
-    if (gemma := GemmaTurns.of(load_tokenizer(folder))) is not None:
+    if (gemma := GemmaTurns.of(load_tokenizer(folder), image_tokens(folder))) is not None:
         return gemma
     template = read_chat_template(folder)
     if template is None:

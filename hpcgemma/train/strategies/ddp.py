@@ -15,7 +15,7 @@ from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.model import build_model
 from hpcgemma.train.objective import Objective
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.strategies.native import NativeStrategy
+from hpcgemma.train.strategies.native import NativeStrategy, blank_image
 
 
 class DataParallelStrategy(NativeStrategy):
@@ -41,11 +41,12 @@ class DataParallelStrategy(NativeStrategy):
         if training.compile:
             for layer in decoder_layers(built.model, None):
                 layer.compile(dynamic=True)
-        super().__init__(built.model, recipe)
+        super().__init__(built.model, recipe, blank_image(built.model, prepared, moves_together=False))
         # Gradients are views of the buckets in which they are exchanged: they are in memory once, not twice.
-        # Rows without an image leave a vision tower without gradients, which DDP must look for.
+        # Without a single image a vision tower is left without gradients, which DDP must look for.
         options = DistributedDataParallelKwargs(
-            gradient_as_bucket_view=True, find_unused_parameters=recipe.model.kind == "vision"
+            gradient_as_bucket_view=True,
+            find_unused_parameters=recipe.model.kind == "vision" and prepared.images is None,
         )
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[options])
         self.evaluated: nn.Module = Objective(built.model, training, autocast=True)

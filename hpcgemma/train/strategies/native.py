@@ -13,7 +13,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.anatomy import trains_tower
 from hpcgemma.train.data.batches import MicroBatch
+from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.optimizer_states import put_states, states_by_name
 from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
 from hpcgemma.train.parameters import aliases, plain_names
@@ -26,18 +28,20 @@ class NativeStrategy:
     Args:
         model: The transformers or peft model, as the strategy has laid it out.
         recipe: Optimizer and clipping.
+        blank: An image for batches that show none; None: they need none.
     """
 
-    def __init__(self, model: Any, recipe: Recipe) -> None:
+    def __init__(self, model: Any, recipe: Recipe, blank: torch.Tensor | None) -> None:
         self.model = model
+        self._blank = blank
         self._parameters = plain_names(model)
         self._trained = {name: each for name, each in self._parameters.items() if each.requires_grad}
         self._max_norm = recipe.training.max_grad_norm
         self._optimizer = build_optimizer(self._trained, recipe.optimizer)
 
     def shaped(self, batch: MicroBatch) -> MicroBatch:
-        """Return a batch as it is: any shape will do."""
-        return batch
+        """Return a batch; any shape will do, but it may have to show an image."""
+        return with_blank(batch, self._blank)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss; over the ranks they are averaged."""
@@ -106,6 +110,26 @@ class NativeStrategy:
             if is_first:
                 found[name] = tensor.cpu()
         return found | aliases(self.model, found)
+
+
+def blank_image(model: Any, prepared: PreparedData, *, moves_together: bool) -> torch.Tensor | None:
+    """Return an image for batches that show none, of shape 1 x C x H x W; None where no such batch needs one.
+
+    Ranks that gather weights together, or exchange gradients of the vision tower, must all go through it.
+
+    Args:
+        model: The model.
+        prepared: The data.
+        moves_together: Whether a forward pass needs all ranks.
+    """
+    if prepared.images is None or not (moves_together or trains_tower(model)):
+        return None
+    return torch.from_numpy(prepared.images.blank())
+
+
+def with_blank(batch: MicroBatch, blank: torch.Tensor | None) -> MicroBatch:
+    """Return a batch that shows an image, or is to show none."""
+    return batch if batch.pixel_values_ICHW is not None else batch._replace(pixel_values_ICHW=blank)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
