@@ -95,7 +95,8 @@ def _random_config(spec: ModelSpec, prepared: PreparedData) -> Any:
     section: dict[str, Any] = shape.setdefault("text_config", {}) if is_vision else shape
     section |= {f"{name}_token_id": prepared.special.get(name) for name in ("pad", "eos", "bos")}
     if is_vision and "image" in prepared.special:
-        shape |= {name: prepared.special["image"] for name in _IMAGE_TOKEN_NAMES if name in default.to_dict()}
+        known = default.to_dict()
+        shape = {name: prepared.special["image"] for name in _IMAGE_TOKEN_NAMES if name in known} | shape
     marks = _unplaced_marks(default, shape) if is_vision else []
     needed = prepared.vocab_size + len(marks)
     vocab_size = section.setdefault("vocab_size", -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE)

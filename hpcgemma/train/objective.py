@@ -13,10 +13,12 @@ high and W wide.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.models.gemma3.modeling_gemma3 import get_block_sequence_ids_for_mask
 
 from hpcgemma.recipes.types import TrainingSpec
 from hpcgemma.train.anatomy import decoder_of, head_of, text_decoder_of
@@ -54,7 +56,7 @@ class Objective(nn.Module):
             positions_N: Where a learned token is predicted, counted through all rows: row x T + position.
             labels_N: The tokens to be predicted there.
             position_ids_BT: Positions that restart with each row of a pack; None: nothing is packed.
-            pixel_values_ICHW: Images; None without any. Without token types they are computed and play no part.
+            pixel_values_ICHW: Images; None without any.
             token_type_ids_BT: 1 where a token stands for a piece of an image; None without images.
         """
         with torch.autocast(ids_BT.device.type, torch.bfloat16, enabled=self._autocast):
@@ -80,18 +82,39 @@ class Objective(nn.Module):
         if position_ids_BT is not None and self._takes_one_line():
             ids_BT, position_ids_BT = ids_BT.reshape(1, -1), position_ids_BT.reshape(1, -1)
             token_type_ids_BT = None if token_type_ids_BT is None else token_type_ids_BT.reshape(1, -1)
+        given = {
+            "position_ids": position_ids_BT,
+            "pixel_values": pixel_values_ICHW,
+            "token_type_ids": token_type_ids_BT,
+        }
+        present: dict[str, Any] = {name: each for name, each in given.items() if each is not None}
+        if position_ids_BT is not None and token_type_ids_BT is not None:
+            present["attention_mask"] = self._masks_of_packed_images(position_ids_BT, token_type_ids_BT)
         decoder: Any = decoder_of(self.model)
-        given = {"input_ids": ids_BT, "position_ids": position_ids_BT}
-        if token_type_ids_BT is not None:
-            given |= {"pixel_values": pixel_values_ICHW, "token_type_ids": token_type_ids_BT}
-        elif pixel_values_ICHW is not None:
-            # In the same order as where rows show images: embeddings, tower, layers. Other ranks gather weights so.
-            embedded_BTD = decoder.get_input_embeddings()(given.pop("input_ids"))
-            seen = decoder.get_image_features(pixel_values_ICHW, return_dict=True).pooler_output
-            given |= {"inputs_embeds": embedded_BTD + 0.0 * seen.sum().to(embedded_BTD.dtype)}
-        present = {name: each for name, each in given.items() if each is not None}
-        hidden_BTD: torch.Tensor = decoder(use_cache=False, **present).last_hidden_state
+        hidden_BTD: torch.Tensor = decoder(input_ids=ids_BT, use_cache=False, **present).last_hidden_state
         return hidden_BTD
+
+    def _masks_of_packed_images(self, position_ids_BT: torch.Tensor, token_type_ids_BT: torch.Tensor) -> dict[str, Any]:
+        """Return the masks of packs with images, by kind of layer: of each row alone, and of an image all tokens.
+
+        transformers 5.23 makes a wrong one for sliding attention: there it looks tokens of images up by their position
+        in their row, where it should by their place in the pack. Built this way an image may not be longer than the
+        window, and Gemma 3's 256 tokens are not.
+        """
+        config = cast(Any, text_decoder_of(self.model)).config
+        options: dict[str, Any] = {
+            "config": config,
+            # Only shape, type and device of it count.
+            "inputs_embeds": head_of(self.model).weight.new_empty(*position_ids_BT.shape, 0),
+            "attention_mask": None,
+            "past_key_values": None,
+            "position_ids": position_ids_BT,
+            "block_sequence_ids": get_block_sequence_ids_for_mask(token_type_ids_BT),
+        }
+        return {
+            "full_attention": create_causal_mask(**options),
+            "sliding_attention": create_sliding_window_causal_mask(**options),
+        }
 
     def _takes_one_line(self) -> bool:
         """Whether packs must be laid end to end to be kept apart.

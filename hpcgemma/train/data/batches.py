@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from hpcgemma.recipes.batch import accumulation_steps
 from hpcgemma.recipes.types import Recipe
-from hpcgemma.train.data.images import RowImages
+from hpcgemma.train.data.images import Images, RowImages
 from hpcgemma.train.data.order import Rows, RowStream, micro_batches_of_rank
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.data.token_rows import TokenRows
@@ -44,8 +45,7 @@ class MicroBatch(NamedTuple):
     position_ids_BT: torch.Tensor | None = None
     """Position of each token in its row; None: nothing is packed."""
     pixel_values_ICHW: torch.Tensor | None = None
-    """Images of all rows, in their order; None without any. Without token types an image that no row shows: the vision
-    tower is to compute, since those of other ranks do."""
+    """Images of all rows, in their order; None without any."""
     token_type_ids_BT: torch.Tensor | None = None
     """1 where a token stands for a piece of an image, else 0; None without images."""
 
@@ -112,6 +112,34 @@ def _with_images(batch: MicroBatch, shown: RowImages, rows: Sequence[int]) -> Mi
     return batch._replace(
         pixel_values_ICHW=torch.from_numpy(shown.images.pixels(numbers)),
         token_type_ids_BT=(batch.ids_BT == shown.images.soft_token).long(),
+    )
+
+
+def with_blank(batch: MicroBatch, images: Images) -> MicroBatch:
+    """Return a batch that shows an image: its own, or a blank one behind the tokens of its first row.
+
+    Ranks that gather weights together, or share gradients of a vision tower, must all go through it. No learned token
+    sees the blank image, since none is behind it, so it changes no loss and no gradient.
+
+    Args:
+        batch: A batch on the host.
+        images: How an image becomes pixels, and how many tokens stand for it.
+    """
+    if batch.pixel_values_ICHW is not None:
+        return batch
+    rows, width = batch.ids_BT.shape
+    more = _rounded_up(images.tokens)
+    ids_BT = functional.pad(batch.ids_BT, (0, more))
+    ids_BT[0, width : width + images.tokens] = images.soft_token
+    positions = batch.position_ids_BT
+    if positions is not None:
+        positions = torch.cat([positions, torch.arange(more).expand(rows, -1)], dim=1)
+    return batch._replace(
+        ids_BT=ids_BT,
+        positions_N=batch.positions_N // width * (width + more) + batch.positions_N % width,
+        position_ids_BT=positions,
+        pixel_values_ICHW=torch.from_numpy(images.blank()),
+        token_type_ids_BT=(ids_BT == images.soft_token).long(),
     )
 
 

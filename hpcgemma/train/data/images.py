@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hpcgemma.rows.conversation import Image
 from hpcgemma.rows.images import content_of, decode, digest_of
+from hpcgemma.train.data.processor import image_tokens
 from hpcgemma.train.failures import DataError
 
 IMAGES_NAME = "images.bin"
@@ -39,6 +40,8 @@ class Images:
     """The image of each place in a row that shows one, row by row."""
     soft_token: int
     """The token that stands for a piece of an image."""
+    tokens: int
+    """How many of them stand for an image."""
     processor_dir: Path
     """Where the model's image processor is, as from_pretrained loads it."""
 
@@ -47,7 +50,7 @@ class Images:
         """Map the images of a folder into memory."""
         encoded_B = np.memmap(folder / IMAGES_NAME, np.uint8, "r")
         ends_P, shown_M = (np.fromfile(folder / name, np.int64) for name in (ENDS_NAME, SHOWN_NAME))
-        return cls(encoded_B, ends_P, shown_M, soft_token, processor_dir)
+        return cls(encoded_B, ends_P, shown_M, soft_token, image_tokens(processor_dir) or 0, processor_dir)
 
     @classmethod
     def of(cls, images: Sequence[Image], soft_token: int, processor_dir: Path) -> Images:
@@ -55,7 +58,8 @@ class Images:
         contents = [content_of(image) for image in images]
         ends_P = np.cumsum([len(content) for content in contents], dtype=np.int64)
         encoded_B = np.frombuffer(b"".join(contents), np.uint8)
-        return cls(encoded_B, ends_P, np.arange(len(contents)), soft_token, processor_dir)
+        shown_M = np.arange(len(contents))
+        return cls(encoded_B, ends_P, shown_M, soft_token, image_tokens(processor_dir) or 0, processor_dir)
 
     def __len__(self) -> int:
         return len(self.ends_P)

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcgemma.errors import InputError
 from hpcgemma.recipes.types import Recipe
+from hpcgemma.train.data.prompts import CHAT_TEMPLATE
 from hpcgemma.train.data.tokenizer import first_line
 
 PROCESSOR_NAME = "processor_config.json"
@@ -28,7 +29,11 @@ def write_processor(recipe: Recipe, folder: Path) -> None:
     Raises:
         InputError: There is none, or it is of a model whose images are not trained on.
     """
-    settings = _random(recipe.model.config) if recipe.model.path is None else _pretrained(recipe, recipe.model.path)
+    if recipe.model.path is None:
+        settings = _random(recipe.model.config)
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")  # where processors look for it
+    else:
+        settings = _pretrained(recipe, recipe.model.path)
     (folder / PROCESSOR_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.model import build_model
 from hpcgemma.train.objective import Objective
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.strategies.native import NativeStrategy, blank_image
+from hpcgemma.train.strategies.native import NativeStrategy, images_to_share
 
 
 class DataParallelStrategy(NativeStrategy):
@@ -41,7 +41,7 @@ class DataParallelStrategy(NativeStrategy):
         if training.compile:
             for layer in decoder_layers(built.model, None):
                 layer.compile(dynamic=True)
-        super().__init__(built.model, recipe, blank_image(built.model, prepared, moves_together=False))
+        super().__init__(built.model, recipe, images_to_share(built.model, prepared, moves_together=False))
         # Gradients are views of the buckets in which they are exchanged: they are in memory once, not twice.
         # Without a single image a vision tower is left without gradients, which DDP must look for.
         options = DistributedDataParallelKwargs(

@@ -26,7 +26,7 @@ from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.adafactor import Adafactor
 from hpcgemma.train.anatomy import decoder_layers
-from hpcgemma.train.data.batches import MicroBatch
+from hpcgemma.train.data.batches import MicroBatch, with_blank
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.model import build_model
 from hpcgemma.train.objective import Objective
@@ -36,7 +36,7 @@ from hpcgemma.train.parameters import aliases, plain_names
 from hpcgemma.train.pieces import Piece, Placement
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.strategies import sharded_state
-from hpcgemma.train.strategies.native import blank_image, with_blank
+from hpcgemma.train.strategies.native import images_to_share
 from hpcgemma.train.strategies.zero_config import deepspeed_config, fit_buckets
 from hpcgemma.train.strategies.zero_pieces import zero_placements
 
@@ -90,7 +90,7 @@ class ZeroStrategy:
         built = build_model(_in_engine_precision(recipe), prepared, device)
         del sharding_while_loading
         self.model, self.notes = built.model, built.notes
-        self._blank = blank_image(self.model, prepared, moves_together=self.moves_together)
+        self._images = images_to_share(self.model, prepared, moves_together=self.moves_together)
         training = recipe.training
         if training.activation_checkpointing:
             # peft under ZeRO-3 needs the reentrant kind (trl#2514).
@@ -122,7 +122,7 @@ class ZeroStrategy:
 
     def shaped(self, batch: MicroBatch) -> MicroBatch:
         """Return a batch; any shape will do, but it may have to show an image."""
-        return with_blank(batch, self._blank)
+        return batch if self._images is None else with_blank(batch, self._images)
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """Return a context for one forward and backward pass; gradients are exchanged in the last one of a step."""

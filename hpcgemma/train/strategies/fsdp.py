@@ -26,7 +26,7 @@ from hpcgemma.train.model import build_model
 from hpcgemma.train.objective import Objective
 from hpcgemma.train.parameters import plain_name, plain_names
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.strategies.native import NativeStrategy, blank_image
+from hpcgemma.train.strategies.native import NativeStrategy, images_to_share
 
 _CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ class FullyShardedStrategy(NativeStrategy):
         _prefetch([cast(FSDPModule, layer) for layer in layers], spec.prefetch_layers)
         if recipe.model.quantization is None:
             _hand_out(model, whole, mesh, device, to_host=spec.offload_parameters)
-        super().__init__(model, recipe, blank_image(model, prepared, moves_together=True))
+        super().__init__(model, recipe, images_to_share(model, prepared, moves_together=True))
         self.objective: nn.Module = objective
         self.evaluated: nn.Module = objective
         self._root = cast(FSDPModule, objective)

@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.train.anatomy import trains_tower
-from hpcgemma.train.data.batches import MicroBatch
+from hpcgemma.train.data.batches import MicroBatch, with_blank
+from hpcgemma.train.data.images import Images
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.optimizer_states import put_states, states_by_name
 from hpcgemma.train.optimizers import build_optimizer, set_learning_rate
@@ -28,12 +29,12 @@ class NativeStrategy:
     Args:
         model: The transformers or peft model, as the strategy has laid it out.
         recipe: Optimizer and clipping.
-        blank: An image for batches that show none; None: they need none.
+        images: Those of the data, where every batch must show one; None: a batch need not.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, blank: torch.Tensor | None) -> None:
+    def __init__(self, model: Any, recipe: Recipe, images: Images | None = None) -> None:
         self.model = model
-        self._blank = blank
+        self._images = images
         self._parameters = plain_names(model)
         self._trained = {name: each for name, each in self._parameters.items() if each.requires_grad}
         self._max_norm = recipe.training.max_grad_norm
@@ -41,7 +42,7 @@ class NativeStrategy:
 
     def shaped(self, batch: MicroBatch) -> MicroBatch:
         """Return a batch; any shape will do, but it may have to show an image."""
-        return with_blank(batch, self._blank)
+        return batch if self._images is None else with_blank(batch, self._images)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss; over the ranks they are averaged."""
@@ -112,24 +113,18 @@ class NativeStrategy:
         return found | aliases(self.model, found)
 
 
-def blank_image(model: Any, prepared: PreparedData, *, moves_together: bool) -> torch.Tensor | None:
-    """Return an image for batches that show none, of shape 1 x C x H x W; None where no such batch needs one.
-
-    Ranks that gather weights together, or exchange gradients of the vision tower, must all go through it.
+def images_to_share(model: Any, prepared: PreparedData, *, moves_together: bool) -> Images | None:
+    """Return the data's images where every batch must show one: ranks go through the vision tower together.
 
     Args:
         model: The model.
         prepared: The data.
         moves_together: Whether a forward pass needs all ranks.
+
+    Returns:
+        None where batches need show none: there are no images, or each rank has a tower of its own that is not trained.
     """
-    if prepared.images is None or not (moves_together or trains_tower(model)):
-        return None
-    return torch.from_numpy(prepared.images.blank())
-
-
-def with_blank(batch: MicroBatch, blank: torch.Tensor | None) -> MicroBatch:
-    """Return a batch that shows an image, or is to show none."""
-    return batch if batch.pixel_values_ICHW is not None else batch._replace(pixel_values_ICHW=blank)
+    return prepared.images if moves_together or trains_tower(model) else None
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class XlaStrategy(NativeStrategy):
         if training.activation_checkpointing:
             _checkpoint_activations(bare_model(built.model))
         optimizer = recipe.optimizer.model_copy(update={"fused": False})
-        super().__init__(built.model, recipe.model_copy(update={"optimizer": optimizer}), None)
+        super().__init__(built.model, recipe.model_copy(update={"optimizer": optimizer}))
         self._is_first = ranks.is_first
         self._shapes = Shapes.of(prepared, training)
         self.notes = [
