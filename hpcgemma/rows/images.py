@@ -82,7 +82,7 @@ def decode(content: bytes) -> Pillow.Image:
     Raises:
         BadRowError: It cannot be decoded, or has too many pixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -94,6 +94,8 @@ def decode(content: bytes) -> Pillow.Image:
                 return ImageOps.exif_transpose(opened).convert("RGB")
     except BadRowError:
         raise
+    except UnidentifiedImageError:
+        raise BadRowError("corrupt_image", f"its image cannot be decoded: it is none of {', '.join(FORMATS)}") from None
     except Exception as error:  # noqa: BLE001 - what a decoder of foreign bytes may end in has no end
         raise BadRowError("corrupt_image", f"its image cannot be decoded: {error!s:.200}") from None
 

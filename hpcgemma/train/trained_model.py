@@ -111,11 +111,13 @@ def of_folder(folder: Path, turns: TurnFormat, device: torch.device) -> TrainedM
     base = base_of(folder)
     config = _json(folder / "config.json") if base is None else {}
     written = config.get("dtype") or config.get("torch_dtype") or ("float32" if device.type == "cpu" else "bfloat16")
+    # A processor beside the weights of a text model alone, as some copies of Gemma 3 have it, is no vision tower.
+    sees = turns.special.image is not None and config.get("model_type", "gemma3") == "gemma3"
     training = TrainingSpec(precision="fp32" if written == "float32" else "bf16", trained_weights=_held_in(written))
     recipe = Recipe(
         name="model",
         description="A model in a folder",
-        model=ModelSpec(path=base or str(folder)),
+        model=ModelSpec(path=base or str(folder), kind="vision" if sees else "text"),
         data=DataSpec(),
         training=training,
     )

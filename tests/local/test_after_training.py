@@ -102,6 +102,7 @@ PROGRAMS: dict[str, tuple[Any, dict[str, Any]]] = {
         generate,
         {
             "system": "",
+            "images": [],
             "source_lang": None,
             "target_lang": None,
             "max_new_tokens": 12,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from hpcgemma.rows.files import Chunk, parse_chunk
 from hpcgemma.train.commands import program
 from hpcgemma.train.data.fingerprint import fingerprint_of
 from hpcgemma.train.data.packing import best_fit
+from hpcgemma.train.data.prompts import IMAGE_TOKENS
 from hpcgemma.train.data.sources import Sources, open_sources
 from hpcgemma.train.data.summary import describe, read_summary
 from hpcgemma.train.data.token_rows import TokenRows
@@ -32,6 +34,7 @@ from hpcgemma.train.prepare import prepare_shared, tokenizer_of
 NO_LIMIT = 1 << 40
 """Tokens of a row at most, where rows are only counted."""
 
+_REPEATED_IMAGE_TOKEN = re.compile(f"({re.escape(IMAGE_TOKENS[1])})+")
 _LEARNED, _PLAIN = "\033[1;32m", "\033[0m"
 
 
@@ -71,8 +74,13 @@ def _preview(recipe: Recipe, rows: int) -> int:
             for each in done.index_N:
                 span = slice(each["start"], each["start"] + each["length"])
                 print(f"\n--- {name}, line {row.line}: {each['length']} tokens, {each['targets']} learned")
-                print(marked(turns.tokenizer, done.ids_L[span], done.is_target_L[span], colour=sys.stdout.isatty()))
+                text = marked(turns.tokenizer, done.ids_L[span], done.is_target_L[span], colour=sys.stdout.isatty())
+                print(_REPEATED_IMAGE_TOKEN.sub(_counted, text))
     return 0
+
+
+def _counted(run: re.Match[str]) -> str:
+    return f"{run[1]} x {len(run[0]) // len(run[1])}"
 
 
 def marked(tokenizer: Tokenizer, ids_T: NDArray[np.int32], is_target_T: NDArray[np.bool_], *, colour: bool) -> str:
