@@ -17,13 +17,13 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	sh tools/install_venv.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,data,evaluation,deepspeed,quantization]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,data,vision,evaluation,deepspeed,quantization]'
 	@touch $@
 
 install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,data,evaluation,deepspeed,quantization,dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,data,vision,evaluation,deepspeed,quantization,dev]'
 	@touch $@
 
 demo: install  ## Train, resume-safe, on this machine: the embedded default, in a few minutes

@@ -61,6 +61,7 @@ MESSAGES = [
     "is not a multiple of",
     "does not exist",
     "is not JSON",
+    "its rows show images",
     "is not in the Hugging Face cache",
     "is only for",
     "cannot be set beside",

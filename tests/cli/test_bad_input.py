@@ -249,3 +249,29 @@ def test_every_bad_data_file_is_reported_at_once(call: Call, tmp_path: Path) -> 
     error = call(*TINY, *changes, code=2)
     for said in ("a.jsonl: no format fits", "b.jsonl: none of the first", "c.jsonl: its rows show images"):
         assert said in error
+
+
+VLM = ("submit", "--profile", "local", "--recipe", "gemma3_4b_vlm_tiny", "--set", "data.generator=null")
+
+
+def test_images_for_a_model_that_sees_none_are_refused_before_the_queue(call: Call, tmp_path: Path) -> None:
+    rows = [
+        {"role": "user", "content": [{"type": "image", "path": "x.png"}]},
+        {"role": "assistant", "content": "a cat"},
+    ]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": rows}) + "\n")
+    changes = ("--set", "data.format=auto", "--set", "data.train=rows.jsonl")
+    assert "rows.jsonl: its rows show images, and model.kind text sees none" in call(
+        *TINY, "--set", "data.generator=null", *changes, code=2
+    )
+    other = ("--set", "model.config={model_type: gemma4}")
+    error = call(*VLM, *changes, *other, code=2)
+    assert "which are trained on for Gemma 3 alone, and this model is a gemma4" in error
+
+
+def test_rows_whose_images_are_not_there_are_refused_before_the_queue(call: Call, tmp_path: Path) -> None:
+    row = {"image": "photos/1.jpg", "caption": "a cat"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    error = call(*VLM, "--set", "data.format=auto", "--set", "data.train=rows.jsonl", code=2)
+    assert "1 of the first 1 rows cannot be trained on as image_caption; the first, line 1: its image" in error
+    assert "photos/1.jpg is not there" in error
