@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
@@ -404,3 +405,29 @@ def test_the_image_tokens_of_tokenizer_and_model_must_be_the_same(data: Prepared
     recipe = Recipe.model_validate(recipe_with(sees("x", **{"model.config": {**MODEL, "image_token_index": 5}})))
     with pytest.raises(Exception, match="stands for a piece of an image, and the model takes 5 for one"):
         build_model(recipe, data, CPU)
+
+
+def test_a_model_learns_to_say_what_it_sees(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number in range(60):
+        colour = ("red", "green", "blue")[number % 3]
+        shade = 180 + number
+        rows.append({"image": f"images/{number}.png", "caption": colour})
+        pixel = tuple(shade if name == colour else 20 for name in ("red", "green", "blue"))
+        Pillow.new("RGB", (30, 30), pixel).save(tmp_path / f"images/{number}.png")
+    changes = {
+        "data.eval_share": 0.25,
+        "data.deduplicate": False,
+        "training.max_steps": 60,
+        "training.epochs": 30,
+        "optimizer.learning_rate": 0.005,
+        "evaluation.every_steps": None,
+        "evaluation.generation": {"rows": 12, "max_new_tokens": 4},
+        "checkpoint.every_steps": 60,
+    }
+    run = Run(tmp_path / "runs" / "run", sees(write(tmp_path / "rows.jsonl", rows), **changes))
+    assert run.train_here()["outcome"] == "finished"
+    scores = json.loads(run.folder.evaluation_file.read_text())
+    assert scores["untrained"]["exact_match"] == 0
+    assert scores["trained"]["exact_match"] == 100
