@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import random
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+_GIVEN_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT = 10_000
+"""Above the usual ports of services, Slurm's 6817 to 6819 among them."""
+_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +43,26 @@ def read_allocation(environment: Mapping[str, str]) -> Allocation:
     )
 
 
-def free_port() -> int:
-    """Return a port of this host that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def free_port(given_out: Path = _GIVEN_OUT) -> int:
+    """Return a port of this host that nothing listens on at the moment, for rank 0 to listen on.
+
+    Rank 0 first imports for seconds. A port that Linux gives to whoever asks for any (ip(7), ip_local_port_range)
+    could be somebody else's by then, so it is one below those.
+
+    Args:
+        given_out: The file of /proc that says which those are.
+    """
+    try:
+        first_given_out = int(given_out.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        first_given_out = 0
+    below = range(_FIRST_PORT, first_given_out)
+    tries = [*random.sample(below, min(len(below), _TRIES)), 0]  # 0: any
+    for port in tries:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return int(probe.getsockname()[1])
+    raise OSError(errno.EADDRINUSE, "no free port was found")
 
 
 def rank_threads(ranks_per_node: int, cpus_per_rank: int | None) -> int:
