@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import random
 import signal
 import socket
 import stat
@@ -25,24 +24,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from tests.claims import Claim, claim, claim_port
+from tests.guard import Guard
+
 from . import database, processes
 from .configuration import (
     GPUS_PER_NODE,
     URGENT_PARTITION,
     ClusterOptions,
+    ClusterPorts,
     cgroup_conf,
     gres_conf,
     node_names,
     slurm_conf,
     slurmdbd_conf,
 )
-from .machine import SEARCH_PATH, cgroup_available, free_ports, missing_reason
+from .machine import PORT_RANGE, SEARCH_PATH, cgroup_available, missing_reason
 
 __all__ = ["SlurmCluster", "cgroup_available", "missing_reason"]
 
 # One cluster uses at most this many job ids; no two clusters of one machine share an id, since under cgroup
 # v1 they would share the job's cgroup too.
 JOB_IDS_PER_CLUSTER = 1000
+JOB_ID_BLOCKS = range(1, 60_000)  # Slurm's MaxJobId is 67,043,328
 
 
 class SlurmCluster:
@@ -91,7 +95,8 @@ class SlurmCluster:
         self.folder = Path()
         self.conf = Path()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self._guard: processes.Guard | None = None
+        self._guard: Guard | None = None
+        self._claims: list[Claim] = []
         self.job_ids = range(0)
         self._owner = 0
 
@@ -111,7 +116,7 @@ class SlurmCluster:
         # A short path, since a Unix socket's may have no more than 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.conf = self.folder / "slurm.conf"
-        self._guard = processes.Guard(self.folder, self.conf)
+        self._guard = Guard("SLURM_CONF", str(self.conf), self.folder)
         self._owner = os.getpid()
         atexit.register(self.stop)
         try:
@@ -141,6 +146,8 @@ class SlurmCluster:
             processes.remove_cgroups(node, self.job_ids)
         self._guard.dismiss()
         self._guard = None
+        while self._claims:
+            self._claims.pop().release()
         atexit.unregister(self.stop)
         processes.remove_folder(self.folder)
 
@@ -282,8 +289,8 @@ class SlurmCluster:
         for number in range(GPUS_PER_NODE):
             # Slurm sets CUDA_VISIBLE_DEVICES only for device files, so these are further names of /dev/null.
             os.mknod(self.folder / f"nvidia{number}", stat.S_IFCHR | 0o666, Path("/dev/null").stat().st_rdev)
-        ports = free_ports()
-        first = random.SystemRandom().randrange(1, 4000) * JOB_IDS_PER_CLUSTER
+        ports = self._claim_ports()
+        first = self._claimed(claim("slurm-job-ids", JOB_ID_BLOCKS)) * JOB_IDS_PER_CLUSTER
         self.job_ids = range(first, first + JOB_IDS_PER_CLUSTER)
         hostname = socket.gethostname().partition(".")[0]
         self.conf.write_text(
@@ -297,6 +304,17 @@ class SlurmCluster:
             database_conf = self.folder / "slurmdbd.conf"
             database_conf.touch(mode=0o600)
             database_conf.write_text(slurmdbd_conf(self.folder, ports), encoding="utf-8")
+
+    def _claim_ports(self) -> ClusterPorts:
+        """Return ports that are this cluster's until it stops, also while a daemon of it is down."""
+        controller, database_port, *nodes = (
+            self._claimed(claim_port(PORT_RANGE)) for _ in range(2 + len(node_names()))
+        )
+        return ClusterPorts(controller=controller, database=database_port, nodes=tuple(nodes))
+
+    def _claimed(self, claimed: Claim) -> int:
+        self._claims.append(claimed)
+        return claimed.number
 
     def _start_munge(self) -> None:
         munge = self.folder / "munge"

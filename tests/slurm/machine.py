@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
 from pathlib import Path
-
-from .configuration import ClusterPorts, node_names
 
 BASIC_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
@@ -30,22 +26,6 @@ def missing_reason(*, accounting: bool = True) -> str | None:
     if missing:
         return f"Slurm is not installed here ({', '.join(missing)} not found); run tools/install_slurm.sh"
     return None
-
-
-def free_ports() -> ClusterPorts:
-    """Return TCP ports of the loopback that are free now."""
-    candidates = list(PORT_RANGE)
-    random.SystemRandom().shuffle(candidates)
-    free: list[int] = []
-    while len(free) < 2 + len(node_names()):
-        port = candidates.pop()
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            free.append(port)
-    return ClusterPorts(controller=free[0], database=free[1], nodes=tuple(free[2:]))
 
 
 def cgroup_available() -> bool:

@@ -11,53 +11,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-# Reads process group ids from its standard input. When the tests' process dies, in whatever way, the pipe
-# closes and the guard ends these groups and the processes that carry the cluster's SLURM_CONF.
-GUARD_SCRIPT = r"""
-trap '' INT TERM HUP
-while read -r group; do groups="$groups -$group"; done
-kill -9 -- $groups
-for file in $(grep -lsF "SLURM_CONF=$CONF" /proc/[0-9]*/environ); do
-    pid=${file#/proc/}; kill -9 "${pid%/environ}"
-done
-rm -rf "$FOLDER"
-"""
-
-
-class Guard:
-    """A small shell that cleans up after a cluster whose tests were killed with SIGKILL.
-
-    Args:
-        folder: The cluster's folder, removed by the guard.
-        conf: The cluster's slurm.conf; processes that carry it in their environment are ended.
-    """
-
-    def __init__(self, folder: Path, conf: Path) -> None:
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD_SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Not named SLURM_CONF, so that the guard does not find itself.
-            env={"PATH": os.environ.get("PATH", os.defpath), "CONF": str(conf), "FOLDER": str(folder)},
-            start_new_session=True,
-            text=True,
-        )
-
-    def watch(self, process_group: int) -> None:
-        """Tell the guard of one more process group to end."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{process_group}\n")
-        self._process.stdin.flush()
-
-    def dismiss(self) -> None:
-        """End the guard without letting it do its work: the cluster was stopped in an orderly way."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-
 
 def start_daemon(argv: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a daemon in the foreground, in a session of its own, its output appended to ``log``."""
