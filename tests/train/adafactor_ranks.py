@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hpcgemma.train.adafactor import Adafactor
 from hpcgemma.train.strategies.zero_pieces import zero_placements
+from tests.claims import rendezvous_port
 
 DEADLINE_S = 120.0
 LEARNING_RATES = (0.05, 0.1, 0.02, 0.04, 0.01, 0.03)
@@ -80,12 +80,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, shar
 
 def run_ranks(out: Path, world_size: int, *scenarios: str) -> dict[str, Any]:
     """Start ranks, wait for their end, and return what the first one says of each scenario."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(rendezvous_port()),
         "WORLD_SIZE": str(world_size),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",

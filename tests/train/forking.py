@@ -15,10 +15,48 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_START_S = 120.0
+"""Seconds for the imports, which come once."""
+
+
+class ForkedRank:
+    """A rank that was forked, with what ``subprocess.Popen`` offers of a process.
+
+    Args:
+        pid: Its process id.
+        ended: Its exit code, negative for a signal, once it has ended.
+    """
+
+    def __init__(self, pid: int, ended: Future[int]) -> None:
+        self.pid = pid
+        self._ended = ended
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        return self._ended.result() if self._ended.done() else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code."""
+        try:
+            return self._ended.result(timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(["rank"], timeout or 0.0) from None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; none if it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Forker:
@@ -32,46 +70,39 @@ class Forker:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HPCGEMMA_DEVICE": "cpu"},
         )
-        self._ended: dict[int, int] = {}
+        self._started: SimpleQueue[int] = SimpleQueue()
+        self._ended: dict[int, Future[int]] = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def start(self, folder: Path, environment: Mapping[str, str], log: Path) -> int:
-        """Start a rank and return its process id."""
+    def start(self, folder: Path, environment: Mapping[str, str], log: Path) -> ForkedRank:
+        """Start a rank."""
         request = {"folder": str(folder), "environment": dict(environment), "log": str(log)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        while not isinstance(answer := self._answer(), int):
-            self._ended[answer[0]] = answer[1]
-        return answer
-
-    def wait(self, pids: list[int], timeout_s: float) -> list[int]:
-        """Return the exit codes of ranks, negative for a signal; those that take longer are killed."""
-        clock = threading.Timer(timeout_s, _kill, pids)
-        clock.start()
-        try:
-            while not all(pid in self._ended for pid in pids):
-                pid, code = self._answer()
-                self._ended[pid] = code
-        finally:
-            clock.cancel()
-        return [self._ended.pop(pid) for pid in pids]
+        pid = self._started.get(timeout=_START_S)
+        return ForkedRank(pid, self._ended[pid])
 
     def end(self) -> None:
         """End the process, and its ranks with it."""
         self._process.kill()
         self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
 
-    def _answer(self) -> Any:
+    def _read(self) -> None:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the forking process has ended"
-        return json.loads(line)
-
-
-def _kill(*pids: int) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            if isinstance(answer, int):
+                self._ended[answer] = Future()
+                self._started.put(answer)
+            else:
+                pid, code = answer
+                self._ended[pid].set_result(code)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,10 +20,12 @@ from safetensors.torch import load_file
 
 from hpcgemma import files
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train.prepare import prepare
 from hpcgemma.train.signals import StopRequest
-from tests.train.forking import Forker
+from tests.claims import rendezvous_port
+from tests.train.forking import ForkedRank, Forker
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -89,7 +90,7 @@ class Run:
     def __init__(self, path: Path, changes: Mapping[str, Any] | None = None) -> None:
         self.folder = RunFolder(path)
         self.attempt = 0
-        self.ranks: list[subprocess.Popen[bytes]] = []
+        self.ranks: list[subprocess.Popen[bytes] | ForkedRank] = []
         if not path.exists():
             path.mkdir(parents=True)
             content = {"run_id": "the-run", "recipe": recipe_with(changes or {})}
@@ -107,17 +108,19 @@ class Run:
         content = {"run_id": "the-run", "recipe": recipe_with(changes)}
         self.folder.run_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
-    def prepare(self) -> int:
-        """Tokenize and return the exit code."""
-        return subprocess.run(
-            [sys.executable, "-m", "hpcgemma.train.prepare", str(self.folder.path)],
-            env=self._environment(),
-            timeout=DEADLINE_S,
-            check=False,
-        ).returncode
+    def prepare(self) -> None:
+        """Tokenize, in this process, unless that is done."""
+        if not self.folder.prepared_dir.exists():
+            prepare(self.folder)
+
+    def fork(self, world_size: int) -> None:
+        """Start the ranks of the next attempt without the seconds that their imports would take."""
+        forker = Run.forker = Run.forker or Forker()
+        for rank, place in enumerate(self._places(world_size)):
+            self.ranks.append(forker.start(self.folder.path, place, self.folder.rank_log(self.attempt, rank)))
 
     def start(self, world_size: int, **options: Any) -> None:
-        """Start the ranks of the next attempt."""
+        """Start the ranks of the next attempt as the supervisor does."""
         for rank, place in enumerate(self._places(world_size)):
             with self.folder.rank_log(self.attempt, rank).open("wb") as log:
                 process = subprocess.Popen(
@@ -131,11 +134,10 @@ class Run:
 
     def _places(self, world_size: int) -> list[dict[str, str]]:
         """Begin an attempt and return the environment of each of its ranks."""
-        if not self.folder.prepared_dir.exists():
-            assert self.prepare() == 0
+        self.prepare()
         self.attempt += 1
         self.folder.attempt_dir(self.attempt).mkdir(parents=True)
-        peers = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
+        peers = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(rendezvous_port()), "WORLD_SIZE": str(world_size)}
         return [
             self._environment()
             | peers
@@ -155,30 +157,17 @@ class Run:
                     rank.wait()
             self.ranks = []
 
-    def train(self, world_size: int, **options: Any) -> dict[str, Any]:
+    def train(self, world_size: int) -> dict[str, Any]:
         """Start the ranks, wait for their end, and return the outcome."""
-        if options:
-            self.start(world_size, **options)
-            self.wait()
-            return self.outcome()
-        # Nothing is to happen to them, so they need no start of their own.
-        forker = Run.forker = Run.forker or Forker()
-        places = self._places(world_size)
-        forker.wait(
-            [
-                forker.start(self.folder.path, place, self.folder.rank_log(self.attempt, rank))
-                for rank, place in enumerate(places)
-            ],
-            DEADLINE_S,
-        )
+        self.fork(world_size)
+        self.wait()
         return self.outcome()
 
     def train_here(self, stop: StopRequest | None = None) -> dict[str, Any]:
         """Train as the only rank, in this process, and return the outcome."""
         from hpcgemma.train.rank import run_rank
 
-        if not self.folder.prepared_dir.exists():
-            assert self.prepare() == 0
+        self.prepare()
         self.attempt += 1
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self._environment().items():
@@ -263,9 +252,3 @@ def assert_same(run: Run, reference: Run) -> None:
     assert run.losses() == reference.losses()
     assert run.evaluations() == reference.evaluations()
     assert run.final_weights() == reference.final_weights()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -36,7 +36,7 @@ def test_a_stop_signal_to_one_rank_stops_all_and_the_resumed_run_is_the_same(
     uninterrupted: Run, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
-    run.start(2)
+    run.fork(2)
     run.wait_for_step(12)
     run.send(signal.SIGUSR2, 1)
     assert run.wait() == [0, 0]
@@ -51,7 +51,7 @@ def test_a_stop_signal_to_one_rank_stops_all_and_the_resumed_run_is_the_same(
 
 def test_a_burst_of_signals_at_different_times_makes_one_stop(uninterrupted: Run, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.start(2)
+    run.fork(2)
     run.wait_for_step(5)
     run.send(signal.SIGTERM, 0)
     time.sleep(0.3)
@@ -79,7 +79,7 @@ def test_a_signal_while_loading_is_acted_on_at_the_first_boundary(uninterrupted:
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(uninterrupted: Run, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.start(2)
+    run.fork(2)
     run.wait_for_step(24)
     run.send(signal.SIGKILL, 0, 1)
     assert run.wait() == [-9, -9]
@@ -103,7 +103,7 @@ def test_workers_that_get_the_signal_too_do_not_disturb_the_save(uninterrupted: 
 
 def test_a_rank_that_lost_its_peer_says_so(uninterrupted: Run, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.start(2)
+    run.fork(2)
     run.wait_for_step(12)
     run.send(signal.SIGKILL, 1)
     assert run.wait() == [1, -9]
@@ -141,7 +141,7 @@ def test_with_four_ranks_the_first_step_after_a_resume_is_bitwise_the_same(tmp_p
     reference = Run(tmp_path / "reference", {"training.max_steps": 25})
     assert reference.train(4)["outcome"] == "finished"
     run = Run(tmp_path / "run", {"training.max_steps": 25})
-    run.start(4)
+    run.fork(4)
     run.wait_for_step(6)
     run.send(signal.SIGTERM, 2)
     assert run.wait() == [0, 0, 0, 0]
@@ -155,7 +155,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_rows(uninterrupted: Run, 
     reference = Run(tmp_path / "reference", changes)
     reference.train(2)
     run = Run(tmp_path / "run", changes)
-    run.start(2)
+    run.fork(2)
     run.wait_for_step(5)
     run.send(signal.SIGTERM, 0)
     run.wait()

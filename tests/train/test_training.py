@@ -378,7 +378,9 @@ def limit_file_size() -> None:
 
 def test_a_full_disk_in_the_middle_costs_a_checkpoint_and_at_the_end_it_is_an_error(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", {"training.max_steps": 15, "checkpoint.every_steps": 5})
-    outcome = run.train(1, preexec_fn=limit_file_size)
+    run.start(1, preexec_fn=limit_file_size)
+    run.wait()
+    outcome = run.outcome()
     assert [event["step"] for event in run.events("save_failed")] == [5, 10, 15]
     assert (outcome["outcome"], outcome["kind"]) == ("failed", "disk")
     assert "step 15 could not be saved" in outcome["sentence"]
