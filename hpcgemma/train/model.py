@@ -75,7 +75,8 @@ def build_model(
     check_quantization(spec.quantization, has_adapters=has_adapters)
     if training.liger_kernels:
         check_liger(device)
-    import_bitsandbytes()  # before peft does
+    if has_adapters or spec.quantization is not None:
+        import_bitsandbytes()  # before peft does
     architecture = architecture_of(spec, prepared)
     demands = Demands.of(architecture.config, has_images=spec.kind == "vision")
     attention, reason = choose_attention(recipe, demands, architecture.model_class, device)

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,17 @@ def test_a_gpu_that_is_demanded_and_not_seen_is_an_error_and_never_the_cpu() -> 
     with pytest.raises(HpcGemmaError, match="cannot see a GPU on this node"):
         choose_device(read_environment({"HPCGEMMA_DEVICE": "cuda"}))
     assert choose_device(read_environment({})) == CPU
+
+
+def test_a_cpu_computes_the_same_each_time_and_torchs_compiler_is_imported_only_where_it_compiles() -> None:
+    code = (
+        "import sys, torch; from types import SimpleNamespace; from hpcgemma.train.rank import set_up_torch\n"
+        "for compiles in (False, True):\n"
+        "    set_up_torch(torch.device('cpu'), SimpleNamespace(compile=compiles))\n"
+        "    print(torch.are_deterministic_algorithms_enabled(), 'torch._inductor' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True False", "True True"]
 
 
 @pytest.mark.parametrize(("visible", "local_rank", "index"), [(4, 2, 2), (1, 3, 0)])
