@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hpcgemma.errors import ConfigError, HpcGemmaError, InputError, Problem
+from hpcgemma.job_plan import JobPlan, name_problems
 from hpcgemma.memory import StrategyName
 from hpcgemma.profiles import Profile, QueueSpec
 from hpcgemma.recipes.batch import accumulation_steps
@@ -17,36 +17,13 @@ from hpcgemma.shapes import shape_of
 from hpcgemma.strategy import Processes, choose_strategy
 from hpcgemma.walltime import MAX_WALLTIME_MIN, format_walltime, parse_walltime
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(JobPlan):
     """What one run asks of one machine, with nothing left to compute."""
 
-    run_name: str
-    run_id: str
-    """The run's identity: in the job's comment and environment, since Slurm reuses job ids."""
-    profile: str
-    recipe: str
     scheduler: Literal["slurm", "none"]
     device: Literal["cuda", "cpu", "auto"]
-    account: str | None
-    partition: str | None
-    qos: str | None
-    constraint: str | None
-    exclusive: bool
-    nodes: int
-    ranks_per_node: int
-    """Processes per node, one per GPU."""
-    gpus_per_node: int
-    """GPUs asked of Slurm per node; 0 where the machine has none to ask for."""
-    gpu_style: Literal["gres", "gpus_per_node", "none"]
-    gpu_type: str | None
-    cpus_per_rank: int | None
-    memory_mb_per_node: int | None
-    walltime_min: int
     continue_by: Literal["successor", "requeue"]
     signal: str
     """Name of the warning signal without SIG."""
@@ -56,23 +33,11 @@ class Plan:
     strategy: StrategyName
     strategy_reason: str
     """One sentence: why this strategy."""
-    offline: bool
-    socket_interface: str | None
-    modules_purge: bool
-    modules_load: tuple[str, ...]
-    unset: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    poll_interval_s: float
 
     @property
     def world_size(self) -> int:
         """Ranks of the run."""
         return self.nodes * self.ranks_per_node
-
-    @property
-    def comment(self) -> str:
-        """What marks a Slurm job as one of this run's."""
-        return f"hpcgemma:{self.run_id}"
 
     def as_mapping(self) -> dict[str, Any]:
         """Return the plan as plain values for run.yaml."""
@@ -130,7 +95,7 @@ def make_plan(
     problems: list[Problem] = []
     resources = recipe.resources
     place = f"recipe {recipe.name!r}"
-    problems += _name_problems(run_name, account, profile)
+    problems += name_problems(run_name, account, profile)
 
     unlimited = profile.scheduler == "none" and walltime is None
     try:
@@ -221,39 +186,6 @@ def _processes(profile: Profile, recipe: Recipe) -> Processes:
         memory_gib=gpu_memory_gib if on_gpus else host_memory_gib,
         on_gpus=on_gpus,
     )
-
-
-def _name_problems(run_name: str, account: str | None, profile: Profile) -> list[Problem]:
-    problems = []
-    if not RUN_NAME.fullmatch(run_name):
-        problems.append(
-            Problem(
-                place="--name",
-                field="",
-                message=f"{run_name!r} is not a run name",
-                hint="up to 100 letters, digits, '_', '.' and '-', the first a letter or digit",
-            )
-        )
-    if account is not None and not ACCOUNT.fullmatch(account):
-        problems.append(
-            Problem(
-                place="--account",
-                field="",
-                message=f"{account!r} is not an account",
-                hint="letters, digits, '_', '.', '@' and '-' only",
-            )
-        )
-    if account is None and profile.account.required:
-        find = f"; `{profile.account.discover}` lists yours" if profile.account.discover else ""
-        problems.append(
-            Problem(
-                place=f"profile {profile.name!r}",
-                field="account",
-                message="this site needs an account and none was given",
-                hint=f"--account NAME, or HPCGEMMA_ACCOUNT, or accounts.{profile.name} in config.yaml{find}",
-            )
-        )
-    return problems
 
 
 def _node_problems(profile: Profile, recipe: Recipe) -> list[Problem]:

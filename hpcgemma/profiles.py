@@ -83,6 +83,21 @@ class QueueSpec(Section):
     """Try this queue first."""
 
 
+class CpuQueueSpec(Section):
+    """Where jobs without a GPU run, such as one that only prepares data."""
+
+    partition: Identifier | None = None
+    """Slurm partition; null is the site's default."""
+    qos: Identifier | None = None
+    """Slurm QOS; null is the account's default."""
+    max_walltime: Walltime | None = None
+    """Longest time limit, and what is asked for unless --time says less; null is not known."""
+    cpus: int = Field(4, gt=0)
+    """CPUs of a job, as Slurm counts them."""
+    memory_mb: int | None = Field(None, gt=0)
+    """Memory of a job in MB; null writes no --mem."""
+
+
 class ContinuationSpec(Section):
     """How a run goes on when its job must end before it is finished."""
 
@@ -144,6 +159,8 @@ class Profile(Section):
     """The account."""
     queues: list[QueueSpec] = Field(min_length=1)
     """Where jobs can be queued."""
+    cpu_queue: CpuQueueSpec | None = None
+    """Where jobs without a GPU can be queued; null: nowhere."""
     continuation: ContinuationSpec = ContinuationSpec()
     """How a run goes on."""
     network: NetworkSpec = NetworkSpec()

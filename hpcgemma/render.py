@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import jinja2
 
 from hpcgemma import assets
 from hpcgemma.errors import InputError
+from hpcgemma.job_plan import JobPlan
 from hpcgemma.plan import Plan
 from hpcgemma.walltime import format_walltime
 
-LAUNCH_TEMPLATE = "supervisor"
+RUN_TEMPLATE = "supervisor"
+COMMAND_TEMPLATE = "command"
 _BARE = re.compile(r"[A-Za-z0-9_./:,@%+=&|*\[\]()-]*")
 _FORBIDDEN = re.compile(r"""[\x00-\x1f\x7f\\"]""")
 
@@ -78,7 +80,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def gpu_request(plan: Plan) -> str:
+def gpu_request(plan: JobPlan) -> str:
     """Return the one GPU option of a plan; empty where it asks for none."""
     if not plan.gpus_per_node:
         return ""
@@ -86,13 +88,9 @@ def gpu_request(plan: Plan) -> str:
     return f"--gres=gpu:{typed}" if plan.gpu_style == "gres" else f"--gpus-per-node={typed}"
 
 
-def job_environment(plan: Plan, run_folder: Path) -> list[tuple[str, str]]:
-    """Return what the job script exports: the run's identity and the site's settings. Never a secret."""
-    environment = {
-        "SUBMITIT_EXECUTOR": "slurm",
-        "HPCGEMMA_RUN_ID": plan.run_id,
-        "HPCGEMMA_RUN": str(run_folder),
-    }
+def job_environment(plan: JobPlan, identity: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what the job script exports: the job's identity and the site's settings. Never a secret."""
+    environment = {"SUBMITIT_EXECUTOR": "slurm", **identity}
     if plan.offline:
         environment |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
     if plan.socket_interface:
@@ -101,7 +99,7 @@ def job_environment(plan: Plan, run_folder: Path) -> list[tuple[str, str]]:
 
 
 def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> str:
-    """Return the job script of a plan.
+    """Return the job script of a run.
 
     Args:
         plan: What is asked for.
@@ -112,16 +110,39 @@ def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> st
         InputError: A value could break out of its directive.
     """
     submitit_dir = run_folder / "submitit"
-    values: dict[str, Any] = {
+    identity = {"HPCGEMMA_RUN_ID": plan.run_id, "HPCGEMMA_RUN": str(run_folder)}
+    return _render(
+        RUN_TEMPLATE,
+        plan,
+        command,
+        signal=f"B:{plan.signal}@{plan.signal_lead_s}",
+        stdout=log_pattern(submitit_dir / "%j_0_log.out"),
+        stderr=log_pattern(submitit_dir / "%j_0_log.err"),
+        environment=job_environment(plan, identity),
+    )
+
+
+def render_command_script(plan: JobPlan, *, job_folder: Path, command: Sequence[str]) -> str:
+    """Return the job script of one command, which is no run's.
+
+    Args:
+        plan: What is asked for.
+        job_folder: The job's folder; its log goes there.
+        command: The command line, one word an item.
+
+    Raises:
+        InputError: A value could break out of its directive.
+    """
+    log = log_pattern(job_folder / "%j.log")
+    return _render(COMMAND_TEMPLATE, plan, command, stdout=log, stderr=log, environment=job_environment(plan, {}))
+
+
+def _render(template: str, plan: JobPlan, command: Sequence[str], **values: Any) -> str:
+    values |= {
         "plan": plan,
         "gpu_request": gpu_request(plan),
         "memory": f"{plan.memory_mb_per_node}M",
         "walltime": format_walltime(plan.walltime_min),
-        "signal": f"B:{plan.signal}@{plan.signal_lead_s}",
-        "stdout": log_pattern(submitit_dir / "%j_0_log.out"),
-        "stderr": log_pattern(submitit_dir / "%j_0_log.err"),
-        "environment": job_environment(plan, run_folder),
         "command": shlex.join(command),
     }
-    template = _environment().get_template(f"{LAUNCH_TEMPLATE}.sbatch.j2")
-    return template.render(values)
+    return _environment().get_template(f"{template}.sbatch.j2").render(values)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import submitit
@@ -14,10 +15,6 @@ from submitit.slurm.slurm import SlurmJob
 from hpcgemma import files
 from hpcgemma.errors import SchedulerError
 from hpcgemma.executors import supervisor_command
-from hpcgemma.plan import Plan
-from hpcgemma.render import render_script
-from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.store import job_ids
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.submission import submit_once
 
@@ -28,23 +25,34 @@ class SlurmExecutor(submitit.SlurmExecutor):
     Both replaced methods are private in submitit, which is why its version is pinned.
 
     Args:
-        plan: What is asked of Slurm.
-        folder: The run folder.
+        submitit_dir: Folder of submitit's own files.
+        script_file: Where the script is written.
+        render: Makes the script of the command line that it is to run.
+        comment: What marks the job.
+        known: Ids of earlier jobs with this mark.
         client: Runs sbatch.
 
     Raises:
         SchedulerError: Slurm is not installed on this machine.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, client: SlurmClient) -> None:
+    def __init__(
+        self,
+        *,
+        submitit_dir: Path,
+        script_file: Path,
+        render: Callable[[Sequence[str]], str],
+        comment: str,
+        known: Sequence[str],
+        client: SlurmClient,
+    ) -> None:
         if self.affinity() < 0:
             raise SchedulerError(
                 "Slurm's commands were not found on this machine",
                 "run on a login node (perhaps after `module load slurm`), or use --profile local",
             )
-        super().__init__(folder.submitit_dir)
-        self.plan = plan
-        self.run_folder = folder
+        super().__init__(submitit_dir)
+        self.script_file, self.render, self.comment, self.known = script_file, render, comment, known
         self.client = client
 
     @property
@@ -52,17 +60,12 @@ class SlurmExecutor(submitit.SlurmExecutor):
         return shlex.join(supervisor_command(self.folder))
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
-        return render_script(self.plan, run_folder=self.run_folder.path, command=shlex.split(command))
+        return self.render(shlex.split(command))
 
     def _submit_command(self, command: str) -> Job[Any]:
         """Write the script, call sbatch once, and if its answer was lost look for the job it may have made."""
-        files.write_atomically(self.run_folder.script_file, self._make_submission_file_text(command, ""))
-        job_id = submit_once(
-            self.client,
-            self.run_folder.script_file,
-            comment=self.plan.comment,
-            known=job_ids(self.run_folder),
-        )
+        files.write_atomically(self.script_file, self._make_submission_file_text(command, ""))
+        job_id = submit_once(self.client, self.script_file, comment=self.comment, known=self.known)
         return SlurmJob(folder=self.folder, job_id=job_id, tasks=[0])
 
     def _internal_process_submissions(self, delayed_submissions: Sequence[utils.DelayedSubmission]) -> list[Job[Any]]:

@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcgemma import __version__
 from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
@@ -21,6 +21,9 @@ from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.store import RunEntry
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.refusals import SubmitTimeout
+
+if TYPE_CHECKING:
+    import submitit
 
 Supervisor = Callable[[str], str]
 """What the job calls: it takes the run folder's path, and is importable by name on the nodes."""
@@ -85,13 +88,9 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
     Raises:
         SchedulerError: Slurm refused or did not answer.
     """
-    from hpcgemma.executors.local import LocalExecutor
-    from hpcgemma.executors.slurm import SlurmExecutor
-
     folder = entry.folder
-    executor = SlurmExecutor(plan, folder, client) if plan.scheduler == "slurm" else LocalExecutor(plan, folder)
     try:
-        job = executor.submit(supervisor, str(folder.path))
+        job = _executor(plan, folder, client).submit(supervisor, str(folder.path))
     except OSError as error:
         if plan.scheduler == "slurm":  # sbatch may have answered before the disk refused
             client.cancel(job.job_id for job in client.find_by_comment(plan.comment))
@@ -102,6 +101,22 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
     folder.record("submitted", job_id=job_id, by="launcher", profile=plan.profile)
     store.note_job(entry, job_id)
     return job_id
+
+
+def _executor(plan: Plan, folder: RunFolder, client: SlurmClient) -> submitit.Executor:
+    from hpcgemma.executors.local import LocalExecutor
+    from hpcgemma.executors.slurm import SlurmExecutor
+
+    if plan.scheduler == "none":
+        return LocalExecutor(plan, folder)
+    return SlurmExecutor(
+        submitit_dir=folder.submitit_dir,
+        script_file=folder.script_file,
+        render=lambda command: render_script(plan, run_folder=folder.path, command=command),
+        comment=plan.comment,
+        known=store.job_ids(folder),
+        client=client,
+    )
 
 
 def _run_file(entry: RunEntry, plan: Plan, profile: Profile, recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""A job that does one command's work, and belongs to no run: its folder, and what is written there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcgemma import files
+from hpcgemma.errors import InputError
+from hpcgemma.runs import store
+
+JOBS_NAME = ".jobs"
+"""Beside the run folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandJob:
+    """Every path of one job.
+
+    Args:
+        path: Its folder, absolute.
+    """
+
+    path: Path
+
+    @property
+    def request_file(self) -> Path:
+        """Which program of the trainer runs, and what it is asked, as JSON."""
+        return self.path / "request.json"
+
+    @property
+    def script_file(self) -> Path:
+        """The job script as it was submitted."""
+        return self.path / "job.sbatch"
+
+    @property
+    def outcome_file(self) -> Path:
+        """How the program ended, as JSON; absent where it was killed."""
+        return self.path / "outcome.json"
+
+    @property
+    def submitit_dir(self) -> Path:
+        """Submitit's own files."""
+        return self.path / "submitit"
+
+    def log_file(self, job_id: str) -> Path:
+        """Return the file of all that the job prints."""
+        return self.path / f"{job_id}.log"
+
+    def request(self) -> tuple[str, dict[str, Any]]:
+        """Return the program's name, and what it is asked."""
+        content = json.loads(self.request_file.read_text(encoding="utf-8"))
+        return content["program"], content["request"]
+
+    def end(self, exit_code: int) -> None:
+        """Write how the program ended."""
+        files.write_atomically(self.outcome_file, json.dumps({"exit_code": exit_code}))
+
+    def exit_code(self) -> int | None:
+        """Return how the program ended; None where it has not, or was killed."""
+        try:
+            return int(json.loads(self.outcome_file.read_text(encoding="utf-8"))["exit_code"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def discard(self) -> None:
+        """Remove a job that never reached the scheduler."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def planned_job(runs_dir: Path, name: str) -> CommandJob:
+    """Return where a new job's folder would be: its name, with the lowest number that is free."""
+    jobs_dir = runs_dir / JOBS_NAME
+    return CommandJob(jobs_dir / store.free_name(jobs_dir, name))
+
+
+def create_job(job: CommandJob, program: str, request: Mapping[str, Any]) -> None:
+    """Create a job's folder, with its request.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        job.path.parent.mkdir(mode=files.PRIVATE_DIR_MODE, parents=True, exist_ok=True)
+        files.make_private_dir(job.path)
+        job.submitit_dir.mkdir(mode=files.PRIVATE_DIR_MODE)
+        content = {"program": program, "request": dict(request)}
+        files.write_atomically(job.request_file, json.dumps(content, indent=1))
+    except OSError as error:
+        job.discard()
+        raise InputError(
+            f"the folder {job.path} cannot be written: {error.strerror}",
+            "free some space, or choose another folder with --runs-dir or HPCGEMMA_RUNS_DIR",
+        ) from error
