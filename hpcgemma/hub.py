@@ -23,9 +23,9 @@ def hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def is_cached(name: str) -> bool:
-    """Return whether a repository of the hub is in the cache."""
-    return any(_snapshots(name).glob("*/config.json"))
+def is_cached(name: str, file: str = "config.json") -> bool:
+    """Return whether a repository of the hub is in the cache, with a file of this name or pattern."""
+    return any(_snapshots(name).glob(f"*/{file}"))
 
 
 def model_config(recipe: Recipe) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcgemma.findings import Finding
 from hpcgemma.hub import hub_cache, is_cached
+from hpcgemma.job_plan import JobPlan
 from hpcgemma.plan import Plan
 from hpcgemma.recipes.contradictions import Surroundings, cautions, contradictions
 from hpcgemma.recipes.only_for import switching
@@ -40,13 +41,37 @@ def check_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) ->
         *check_method(plan, recipe, model_config),
         *_check_sources(recipe),
         *_check_data(recipe, model_config),
-        *_check_model(plan, recipe),
+        *_check_place("model.path", recipe.model.path, plan),
     ]
+
+
+def check_preparation(plan: JobPlan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
+    """Return what would make a job fail that only prepares a recipe's data; it asks no scheduler."""
+    findings = [
+        *_check_rows_named(recipe),
+        *_check_data(recipe, model_config),
+        *_check_packages(["transformers"]),
+        *_check_optional_packages(recipe, among=("PIL",)),
+    ]
+    if recipe.tokenizer.train_vocab_size is not None:
+        return findings
+    field, path = (
+        ("tokenizer.path", recipe.tokenizer.path) if recipe.tokenizer.path else ("model.path", recipe.model.path)
+    )
+    if path is None:
+        problem = "the recipe has no tokenizer: model.path, tokenizer.path and tokenizer.train_vocab_size are null"
+        return [*findings, Finding(problem, "--set tokenizer.path=FOLDER, or --set tokenizer.train_vocab_size=512")]
+    return [*findings, *_check_place(field, path, plan, "tokenizer*")]
 
 
 def check_method(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
     """Return what cannot work whatever the data are, as of a run whose data are prepared: fields, and packages."""
-    return [*contradictions(recipe, _surroundings(plan, model_config)), *_check_packages(recipe)]
+    wanted = ["torch", "transformers", "accelerate"] + (["peft"] if recipe.lora is not None else [])
+    return [
+        *contradictions(recipe, _surroundings(plan, model_config)),
+        *_check_packages(wanted),
+        *_check_optional_packages(recipe),
+    ]
 
 
 def note_recipe(plan: Plan, recipe: Recipe, model_config: Mapping[str, Any]) -> list[Finding]:
@@ -60,7 +85,7 @@ def _surroundings(plan: Plan, model_config: Mapping[str, Any]) -> Surroundings:
     )
 
 
-def check_partition(plan: Plan, client: SlurmClient) -> list[Finding]:
+def check_partition(plan: JobPlan, client: SlurmClient) -> list[Finding]:
     """Return what the partition cannot give, asked of Slurm itself.
 
     Raises:
@@ -71,11 +96,17 @@ def check_partition(plan: Plan, client: SlurmClient) -> list[Finding]:
     return compare_with_nodes(plan, client.partition(plan.partition))
 
 
-def compare_with_nodes(plan: Plan, groups: list[NodeGroup]) -> list[Finding]:
+def compare_with_nodes(plan: JobPlan, groups: list[NodeGroup]) -> list[Finding]:
     """Return what no group of a partition's nodes can give. Pure."""
     if not groups:
         return [Finding(f"this cluster has no partition {plan.partition!r}", "sinfo lists the partitions")]
     findings = []
+    is_run = isinstance(plan, Plan)
+    smaller = (
+        "--set resources.nodes=, resources.gpus_per_node=, resources.memory_per_gpu_mb="
+        if is_run
+        else f"cpu_queue.cpus and cpu_queue.memory_mb, in a profile that extends {plan.profile}"
+    )
     limits = [group.max_time_min for group in groups]
     longest = None if None in limits else max(limit for limit in limits if limit is not None)
     if longest is not None and plan.walltime_min > longest:
@@ -83,7 +114,7 @@ def compare_with_nodes(plan: Plan, groups: list[NodeGroup]) -> list[Finding]:
             Finding(
                 f"{format_walltime(plan.walltime_min)} is asked for; partition {plan.partition!r} gives at most "
                 f"{format_walltime(longest)}",
-                f"--time {format_walltime(longest)}  (the run goes on in further jobs)",
+                f"--time {format_walltime(longest)}" + ("  (the run goes on in further jobs)" if is_run else ""),
             )
         )
     able = [
@@ -102,16 +133,14 @@ def compare_with_nodes(plan: Plan, groups: list[NodeGroup]) -> list[Finding]:
                 f"{plan.ranks_per_node * (plan.cpus_per_rank or 1)} CPUs each are asked for; partition "
                 f"{plan.partition!r} has {nodes} such nodes (its largest: {most.gpus} GPUs, {most.memory_mb} MB, "
                 f"{most.cpus} CPUs)",
-                "ask for less with --set resources.nodes=, resources.gpus_per_node=, resources.memory_per_gpu_mb=",
+                f"ask for less with {smaller}",
             )
         )
     return findings
 
 
 def _check_sources(recipe: Recipe) -> list[Finding]:
-    findings = []
-    if recipe.data.generator is None and recipe.data.train is None:
-        findings.append(Finding("data.train is not set", "--set data.train=FILE.jsonl"))
+    findings = _check_rows_named(recipe)
     if recipe.model.path is None and "model_type" not in recipe.model.config:
         findings.append(
             Finding(
@@ -120,6 +149,12 @@ def _check_sources(recipe: Recipe) -> list[Finding]:
             )
         )
     return findings
+
+
+def _check_rows_named(recipe: Recipe) -> list[Finding]:
+    if recipe.data.generator is None and recipe.data.train is None:
+        return [Finding("data.train is not set", "--set data.train=FILE.jsonl")]
+    return []
 
 
 def describe_data(recipe: Recipe) -> list[str]:
@@ -250,17 +285,16 @@ def _bad_rows(rows: list[Record | BadRow], convert: Converter) -> Iterator[tuple
             yield row.line, error.detail
 
 
-def _check_model(plan: Plan, recipe: Recipe) -> list[Finding]:
-    """Where compute nodes are offline, a hub name must already be in the cache."""
-    path = recipe.model.path
+def _check_place(field: str, path: str | None, plan: JobPlan, file: str = "config.json") -> list[Finding]:
+    """Where compute nodes are offline, a hub name must already be in the cache, with a file of this name."""
     if path is None or Path(path).is_dir():
         return []
     if path.startswith(("/", "./", "../", "~")):
-        return [Finding(f"model.path {path} is not a folder", "--set model.path=FOLDER_OR_HUB_NAME")]
-    if plan.offline and not is_cached(path):
+        return [Finding(f"{field} {path} is not a folder", f"--set {field}=FOLDER_OR_HUB_NAME")]
+    if plan.offline and not is_cached(path, file):
         return [
             Finding(
-                f"model.path {path!r} is not in the Hugging Face cache ({hub_cache()}), and the compute nodes of "
+                f"{field} {path!r} is not in the Hugging Face cache ({hub_cache()}), and the compute nodes of "
                 f"{plan.profile!r} have no internet",
                 f"hf download {path}  (on the login node, with HF_HOME on a file system the nodes see)",
             )
@@ -268,23 +302,24 @@ def _check_model(plan: Plan, recipe: Recipe) -> list[Finding]:
     return []
 
 
-def _check_packages(recipe: Recipe) -> list[Finding]:
-    findings = []
-    wanted = ["torch", "transformers", "accelerate"] + (["peft"] if recipe.lora is not None else [])
+def _check_packages(wanted: list[str]) -> list[Finding]:
     missing = [name for name in wanted if not _is_installed(name)]
-    if missing:
-        findings.append(
-            Finding(
-                f"the trainer's packages are not installed beside hpcgemma: {', '.join(missing)}",
-                "pip install 'hpcgemma[train]'",
-            )
+    if not missing:
+        return []
+    return [
+        Finding(
+            f"the trainer's packages are not installed beside hpcgemma: {', '.join(missing)}",
+            "pip install 'hpcgemma[train]'",
         )
-    findings += [
+    ]
+
+
+def _check_optional_packages(recipe: Recipe, among: Collection[str] | None = None) -> list[Finding]:
+    return [
         Finding(f"{field} needs the package {package}, which is not installed beside hpcgemma", fix)
         for field, package, fix in _optional_packages(recipe)
-        if not _is_installed(package)
+        if not _is_installed(package) and (among is None or package in among)
     ]
-    return findings
 
 
 def _optional_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -73,6 +73,8 @@ MESSAGES = [
     "exists already",
     "cannot be created",
     "cannot be written into a job script",
+    "has no queue to submit to",
+    "names no queue for jobs without a GPU",
     "were not found on this machine",
     "does not answer",
     "its answer was lost",

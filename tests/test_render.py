@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from hpcgemma.errors import InputError
+from hpcgemma.job_plan import plan_cpu_job
 from hpcgemma.plan import Plan, make_plan
 from hpcgemma.profiles import load_profile
 from hpcgemma.recipes import load_recipe, recipe_names
-from hpcgemma.render import directive, render_script
+from hpcgemma.render import directive, render_command_script, render_script
 
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = ["leonardo", "generic_slurm"]
@@ -35,6 +36,24 @@ def golden_script(profile: str, recipe: str) -> str:
 def test_the_script_of_each_cluster_and_recipe_is_the_golden_one(profile: str, recipe: str) -> None:
     golden = GOLDEN / f"{profile}-{recipe}.sbatch"
     assert golden_script(profile, recipe) == golden.read_text(), "if it is meant: python -m tests.golden.record"
+
+
+def preparation_script(profile: str) -> str:
+    plan = plan_cpu_job(
+        load_profile(profile),
+        name="prepare-r-1",
+        job_identity="0123456789ab",
+        recipe="r",
+        account="EUHPC_1",
+        walltime=None,
+    )
+    return render_command_script(plan, job_folder=Path("/scratch/runs/.jobs/prepare-r-1"), command=COMMAND)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_script_of_a_job_that_only_prepares_data_is_the_golden_one(profile: str) -> None:
+    golden = GOLDEN / f"{profile}-data_prepare.sbatch"
+    assert preparation_script(profile) == golden.read_text(), "if it is meant: python -m tests.golden.record"
 
 
 def parses(script: str) -> bool:

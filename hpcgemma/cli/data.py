@@ -58,6 +58,10 @@ def stats(recipe_name: str, settings: tuple[str, ...], max_length: int | None, a
 @click.option(
     "--runs-dir", metavar="DIR", envvar="HPCGEMMA_RUNS_DIR", help="Folder of run folders. [env: HPCGEMMA_RUNS_DIR]"
 )
+@click.option("--submit", "submits", is_flag=True, help="Do it in a job without a GPU, in the profile's CPU queue.")
+@click.option("--time", "walltime", metavar="HH:MM:SS", help="With --submit: time limit. Default: the queue's longest.")
+@click.option("--dry-run", is_flag=True, help="With --submit: print the job's script, and submit nothing.")
+@click.option("--wait", is_flag=True, help="With --submit: stay, and show what the job prints. Ctrl-C leaves it alone.")
 @options.json_output
 def prepare(
     recipe_name: str,
@@ -65,20 +69,36 @@ def prepare(
     profile_name: str,
     account: str | None,
     runs_dir: str | None,
+    submits: bool,
+    walltime: str | None,
+    dry_run: bool,
+    wait: bool,
     as_json: bool,
 ) -> int:
     r"""Tokenize the data now, so that runs with the same data and settings start at once.
 
     \b
-    hpcgemma data prepare --recipe gemma2_9b_lora --profile leonardo --set data.train=train.jsonl
+    hpcgemma data prepare --recipe gemma2_9b_lora --set data.train=train.jsonl
+    hpcgemma data prepare --recipe gemma2_9b_lora --set data.train=train.jsonl --profile leonardo --submit
     """
     from hpcgemma import userconfig
+    from hpcgemma.cli import preparation_job
+    from hpcgemma.errors import InputError
     from hpcgemma.profiles import load_profile
 
+    given = {"--time": walltime, "--dry-run": dry_run, "--wait": wait}
+    if not submits and any(given.values()):
+        names = ", ".join(name for name, value in given.items() if value)
+        raise InputError(f"{names}: only with --submit, which is not given", "add --submit")
     profile, config = load_profile(profile_name), userconfig.load_user_config()
     account = userconfig.resolve_account(account, profile, config)
     folder = userconfig.resolve_runs_dir(runs_dir, profile, config, account)
-    return _run(_load(recipe_name, settings), what="prepare", runs_dir=str(folder), as_json=as_json)
+    recipe = _load(recipe_name, settings)
+    if not submits:
+        return _run(recipe, what="prepare", runs_dir=str(folder), as_json=as_json)
+    return preparation_job.submit(
+        profile, recipe, folder, account=account, walltime=walltime, dry_run=dry_run, wait=wait, as_json=as_json
+    )
 
 
 def _load(name: str, settings: tuple[str, ...]) -> Recipe:

@@ -61,7 +61,7 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
 
 
 def _show_foreign_job(word: str, client: SlurmClient, as_json: bool) -> None:
-    """Show a Slurm job that hpcgemma did not submit."""
+    """Show a Slurm job that is no run's."""
     import dataclasses
 
     from hpcgemma.cli import console
@@ -81,10 +81,11 @@ def _show_foreign_job(word: str, client: SlurmClient, as_json: bool) -> None:
         console.result_json(dataclasses.asdict(job))
         return
     pending = reasons.is_pending(job.state)
+    whose = "of one command, and no run's" if job.comment.startswith("hpcgemma:") else "not submitted by hpcgemma"
     explained = reasons.explain_reason(job.reason) if pending else reasons.explain_state(job.state)
     console.facts(
         [
-            ("job", f"{job.job_id}  {job.name}  (not submitted by hpcgemma)"),
+            ("job", f"{job.job_id}  {job.name}  ({whose})"),
             (
                 "state",
                 f"{job.state}: {job.reason + ': ' if pending and job.reason else ''}{explained.sentence}",

@@ -99,6 +99,14 @@ CASES = {
         (*TINY, "--set", "model.path=/nowhere/at/all"),
         "Error: model.path /nowhere/at/all is not a folder\n",
     ),
+    "no queue": (
+        ("data", "prepare", "--recipe", "svg_captions_tiny", "--submit"),
+        "Error: profile 'local' has no queue to submit to\nTry:   leave --submit out, and the work is done here\n",
+    ),
+    "no job": (
+        ("data", "prepare", "--recipe", "svg_captions_tiny", "--wait", "--time", "1:00:00"),
+        "Error: --time, --wait: only with --submit, which is not given\nTry:   add --submit\n",
+    ),
     "run": (("status", "nobody"), "Error: no run of hpcgemma is called 'nobody'\nTry:   hpcgemma status  lists all"),
     "resume": (("resume",), "Error: there is no unfinished run\n"),
     "cancel": (("cancel", "nobody"), "Error: no run of hpcgemma has the name or folder 'nobody'\n"),
