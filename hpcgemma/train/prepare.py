@@ -35,7 +35,6 @@ from hpcgemma.train.data.pipeline import (
     WORKERS_FROM_BYTES,
     WORKERS_FROM_BYTES_OF_IMAGE_ROWS,
     ProgressLine,
-    TokenizedSets,
     Workers,
     cores,
     tokenize_all,
@@ -43,6 +42,7 @@ from hpcgemma.train.data.pipeline import (
 from hpcgemma.train.data.prepared import TOKENIZER_NAME
 from hpcgemma.train.data.processor import write_processor
 from hpcgemma.train.data.prompts import SpecialIds
+from hpcgemma.train.data.selection import Selection
 from hpcgemma.train.data.sources import Sources, check_formats, open_sources
 from hpcgemma.train.data.summary import SUMMARY_NAME, describe, file_sizes, present_summary, read_summary
 from hpcgemma.train.data.token_rows import TokenRows
@@ -175,15 +175,13 @@ def _fill(staging: Path, recipe: Recipe, sources: Sources, tokenizer: Path | Non
     with BadRowReport(staging / REPORT_NAME) as report:
         sets = _tokenize(staging, turns.special.image, sources, tokenizer_dir, name, report)
         report.check(sets.counts["rows"], recipe.data.max_bad_share)
-    for kind, rows in (("training", sets.train), ("held-out", sets.eval)):
-        if not len(rows):
+    for kind, kept in (("training", sets.train), ("held-out", sets.eval)):
+        if not kept.rows:
             raise DataError(
                 f"no {kind} row is left of {sets.counts['rows'] + report.bad}"
                 + (f" (left out: {report.described()})" if report.counts else ""),
                 "give more rows, or with --set data.eval=FILE rows to be held out",
             )
-    sets.train.save_index(staging, "train")
-    sets.eval.save_index(staging, "eval")
     counts = {name: sets.counts[name] for name in sorted(sets.counts)}
     return {
         "vocab_size": turns.tokenizer.get_vocab_size(with_added_tokens=True),
@@ -191,8 +189,8 @@ def _fill(staging: Path, recipe: Recipe, sources: Sources, tokenizer: Path | Non
         "data_files": [] if sources.drawn else [file.path for file in sources.files],
         "detected": sources.described(),
         "formats": [file.layout.format for file in sources.files],
-        "train": _counts(sets.train),
-        "eval": _counts(sets.eval),
+        "train": asdict(sets.train),
+        "eval": asdict(sets.eval),
         "counts": counts,
         "left_out": dict(report.counts),
         "parts": _parts(staging, recipe, sources, sets),
@@ -203,7 +201,7 @@ def _fill(staging: Path, recipe: Recipe, sources: Sources, tokenizer: Path | Non
 
 def _tokenize(
     staging: Path, image_token: int | None, sources: Sources, tokenizer_dir: Path, name: str, report: BadRowReport
-) -> TokenizedSets:
+) -> Selection:
     size = 0 if sources.drawn else sum(Path(file.path).stat().st_size for file in sources.files)
     is_much = size >= (WORKERS_FROM_BYTES if image_token is None else WORKERS_FROM_BYTES_OF_IMAGE_ROWS)
     processes = cores() if is_much else 1
@@ -232,25 +230,16 @@ def _tokenize(
         progress.end()
 
 
-def _parts(staging: Path, recipe: Recipe, sources: Sources, sets: TokenizedSets) -> list[dict[str, Any]]:
+def _parts(staging: Path, recipe: Recipe, sources: Sources, sets: Selection) -> list[dict[str, Any]]:
     """Return the parts of the mixture, counted in samples: rows, or what they are packed into."""
     ranges: list[tuple[int, int]] = []
     for count in sets.parts:
         ranges.append((sum(each for _, each in ranges), count))
     if recipe.data.packing:
-        packs, ranges = pack_parts(sets.train.lengths_N, ranges, recipe.data.max_length)
+        packs, ranges = pack_parts(TokenRows.open(staging, "train").lengths_N, ranges, recipe.data.max_length)
         packs.save(staging, "train")
     weighted = zip(ranges, sources.weights, strict=True)
     return [{"first": first, "count": count, "weight": weight} for (first, count), weight in weighted if count]
-
-
-def _counts(rows: TokenRows) -> dict[str, int]:
-    return {
-        "rows": len(rows),
-        "tokens": int(rows.lengths_N.sum()),
-        "target_tokens": int(rows.targets_N.sum()),
-        "longest_row_tokens": int(rows.lengths_N.max()),
-    }
 
 
 def _ids_of(special: SpecialIds) -> dict[str, int]:

@@ -59,11 +59,11 @@ def our_run(file: Path, tokenizer: Path, scratch: Path) -> dict[str, Any]:
     folder.run_file.write_text(yaml.safe_dump({"run_id": "benchmark", "recipe": recipe}), encoding="utf-8")
     began = time.monotonic()
     summary = prepare(folder)
-    seconds = time.monotonic() - began
+    seconds, mib = time.monotonic() - began, peak_mib()
     samples = PreparedData.open(folder.prepared_dir).samples
     tokens = summary["train"]["tokens"] + summary["eval"]["tokens"]
     density = summary["train"]["tokens"] / (len(samples) * MAX_LENGTH)
-    return {"tokens": tokens, "seconds": seconds, "packs": len(samples), "density": density}
+    return {"tokens": tokens, "seconds": seconds, "packs": len(samples), "density": density, "mib": mib}
 
 
 def trl_run(file: Path, tokenizer_dir: Path, scratch: Path) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def trl_run(file: Path, tokenizer_dir: Path, scratch: Path) -> dict[str, Any]:
         "tokens": tokens,
         "seconds": seconds,
         "packs": len(packed),
+        "mib": peak_mib(),
         "density": tokens / (len(packed) * MAX_LENGTH),
     }
 
@@ -125,7 +126,7 @@ def main() -> None:
     if given.run is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
         run = our_run if given.run == "hpcgemma" else trl_run
-        print(json.dumps(run(given.file, given.tokenizer, given.scratch) | {"mib": peak_mib()}))
+        print(json.dumps(run(given.file, given.tokenizer, given.scratch)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         file = given.file or write_drawings(Path(scratch) / "drawings.jsonl", given.rows)

@@ -8,15 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hpcgemma.train.data import cache, pipeline
-from hpcgemma.train.data.pipeline import first_copies
-from hpcgemma.train.data.tokenizing import HELD_OUT, INDEX
+from hpcgemma.recipes.types import DataSpec
+from hpcgemma.rows.formats import Layout
+from hpcgemma.train.data import cache, selection
+from hpcgemma.train.data.bad_row_report import BadRowReport
+from hpcgemma.train.data.buckets import Buckets
+from hpcgemma.train.data.selection import COPY, RowIndex, find_copies
+from hpcgemma.train.data.tokenizing import HELD_OUT, INDEX, SourceFile
 from hpcgemma.train.prepare import prepare
 from tests.train.launch import Run
 
@@ -27,12 +32,18 @@ def write_rows(path: Path, count: int) -> str:
     return str(path)
 
 
-def index_of(*rows: tuple[int, int, int]) -> Any:
-    """Return an index of rows given by part, high and low half of their digest."""
-    found = np.zeros(len(rows), INDEX)
-    for place, (part, digest, low) in enumerate(rows):
-        found[place]["part"], found[place]["digest"], found[place]["digest_low"] = part, digest, low
-    return found
+def copies_in(folder: Path, *rows: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Return the copies among rows (part, high and low half of the digest), each with the line of its first."""
+    index_N = np.zeros(len(rows), INDEX)
+    for place, row in enumerate(rows):
+        index_N[place]["part"], index_N[place]["digest"], index_N[place]["digest_low"] = row
+        index_N[place]["line"] = place
+    folder.mkdir()
+    (folder / "index.bin").write_bytes(index_N.tobytes())
+    index = RowIndex(folder / "index.bin")
+    with Buckets(folder / "copies", len(index), COPY) as copies:
+        find_copies(index, copies, folder)
+        return sorted((int(each["row"]), int(each["first_line"])) for some in copies for each in some)
 
 
 def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,13 +61,71 @@ def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatc
             )
 
 
-def test_a_copy_points_at_the_first_of_its_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    index_N = index_of((0, 5, 5), (HELD_OUT, 5, 5), (1, 5, 5), (0, 5, 6), (0, 8, 5), (HELD_OUT, 5, 5), (0, 8, 5))
-    expected = [-1, -1, 0, -1, -1, 1, 4]
-    assert first_copies(index_N).tolist() == expected
-    monkeypatch.setattr(pipeline, "_DIGESTS_AT_ONCE", 2)
-    assert first_copies(index_N).tolist() == expected
-    assert first_copies(index_of()).tolist() == []
+def test_a_copy_points_at_the_first_of_its_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = 1 << 63  # the highest bits choose the bucket
+    rows = ((0, 5, 5), (HELD_OUT, 5, 5), (1, 5, 5), (0, 5, 6), (0, top, 5), (HELD_OUT, 5, 5), (0, top, 5))
+    expected = [(2, 0), (5, 1), (6, 4)]
+    assert copies_in(tmp_path / "one", *rows) == expected
+    monkeypatch.setattr(selection, "ROWS_AT_ONCE", 2)
+    assert copies_in(tmp_path / "several", *rows) == expected
+    assert copies_in(tmp_path / "none") == []
+
+
+def test_rows_in_many_blocks_give_the_same_bytes_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [f"number {index % 700} {index % 3}" for index in range(2000)]
+    rows = [{"prompt": text[:-2], "completion": f"yes {text}"} for text in drawn]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows[:1500]))
+    (tmp_path / "held.jsonl").write_text("\n".join(json.dumps(row) for row in rows[1400:]))
+    given: dict[str, Any] = {"data.generator": None, "data.format": "auto", "data.train": str(tmp_path / "rows.jsonl")}
+    for name, changes in {
+        "share": given,
+        "given": given | {"data.eval": str(tmp_path / "held.jsonl")},
+        "copies": given | {"data.eval": str(tmp_path / "held.jsonl"), "data.deduplicate": False},
+        "none": given | {"data.eval_share": 1e-9},
+        "all": given | {"data.eval_share": 0.99999},
+    }.items():
+        runs = []
+        for at_once in (1 << 16, 64):
+            monkeypatch.setattr(selection, "ROWS_AT_ONCE", at_once)
+            run = Run(tmp_path / f"{name}-{at_once}" / "run", changes)
+            summary = prepare(run.folder)
+            files = {
+                str(path.relative_to(run.folder.prepared_dir)): path.read_bytes()
+                for path in run.folder.prepared_dir.rglob("*")
+                if path.is_file() and path.name != "summary.json"
+            }
+            runs.append((summary["counts"], summary["train"], summary["eval"], files))
+        assert runs[0] == runs[1], name
+
+
+def peak_of_selecting(folder: Path, rows: int) -> int:
+    """Return the most bytes in use while it is decided which of so many rows are trained on; a tenth are copies."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    with (folder / "index.bin").open("wb") as file:
+        for _ in range(0, rows, 5000):
+            index_N = np.zeros(5000, INDEX)
+            index_N["length"], index_N["targets"] = 20, 10
+            for name in ("digest", "question"):
+                index_N[name] = random.integers(0, 1 << 64, 5000, np.uint64)
+            index_N["digest"][:500] = index_N["digest"][500:1000]
+            file.write(index_N.tobytes())
+    files = [SourceFile("rows.jsonl", 0, Layout("text", {}, ""))]
+    with BadRowReport(folder / "bad_rows.jsonl") as report:
+        tracemalloc.start()
+        found = selection.select_rows(
+            RowIndex(folder / "index.bin"), files, DataSpec(), folder, report, lambda rows: None, holds_out_share=True
+        )
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert found.counts["duplicates"] == rows // 10
+    return peak
+
+
+def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "ROWS_AT_ONCE", 2000)
+    few, many = peak_of_selecting(tmp_path / "few", 20_000), peak_of_selecting(tmp_path / "many", 200_000)
+    assert many < few + (4 << 20)  # more buckets are open files with small buffers
 
 
 def test_many_jobs_that_want_the_same_data_prepare_it_once(tmp_path: Path) -> None:

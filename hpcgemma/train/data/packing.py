@@ -83,14 +83,16 @@ def best_fit(lengths_N: NDArray[np.int64], capacity: int) -> Packs:
     longest = int(lengths_N.max(initial=0))
     if longest > capacity:
         raise ValueError(f"a row of {longest} tokens does not fit into a pack of {capacity}")
-    lengths_N = np.maximum(lengths_N, 1)
-    by_length = np.argsort(-lengths_N, kind="stable")
-    sizes, counts = np.unique(lengths_N, return_counts=True)
+    short_N = np.maximum(lengths_N, 1).astype(np.int32)  # all of a file's rows are in memory here: few bytes each
+    by_length = np.argsort(-short_N, kind="stable")
+    count_by_size = np.bincount(short_N)
+    sizes = np.flatnonzero(count_by_size)
     packs_of: list[list[int]] = [[] for _ in range(capacity + 1)]  # packs by their room
     rooms = 0  # bit r is set where a pack has room r
     made = 0
-    placed: list[int] = []  # the pack of each row of by_length
-    for size, count in zip(reversed(sizes.tolist()), reversed(counts.tolist()), strict=True):
+    placed_N = np.empty(len(lengths_N), np.int32)  # the pack of each row of by_length
+    done = 0
+    for size, count in zip(sizes[::-1].tolist(), count_by_size[sizes[::-1]].tolist(), strict=True):
         left = count
         while left:
             wide_enough = rooms >> size
@@ -104,11 +106,13 @@ def best_fit(lengths_N: NDArray[np.int64], capacity: int) -> Packs:
             each = room // size
             full = min(len(packs), left // each)
             taken, packs = packs[:full], packs[full:]
-            placed += taken if each == 1 else np.repeat(taken, each).tolist()
+            placed_N[done : done + full * each] = taken if each == 1 else np.repeat(taken, each)
+            done += full * each
             _put(packs_of, room - each * size, taken)
             left -= full * each
             if left and packs:
-                placed += [packs[0]] * left
+                placed_N[done : done + left] = packs[0]
+                done += left
                 _put(packs_of, room - left * size, packs[:1])
                 rooms |= 1 << (room - left * size)
                 packs, left = packs[1:], 0
@@ -118,10 +122,11 @@ def best_fit(lengths_N: NDArray[np.int64], capacity: int) -> Packs:
                 packs_of[room] = packs
                 if not packs:
                     rooms &= ~(1 << room)
-    pack_N = np.empty(len(lengths_N), np.int64)
-    pack_N[by_length] = placed
+    pack_N = np.empty(len(lengths_N), np.int32)
+    pack_N[by_length] = placed_N
+    del by_length, placed_N, short_N
     offsets_S1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(pack_N, minlength=made), dtype=np.int64)])
-    return Packs(np.argsort(pack_N, kind="stable").astype(np.int64), offsets_S1)
+    return Packs(np.argsort(pack_N, kind="stable").astype(np.int64, copy=False), offsets_S1)
 
 
 def pack_parts(

@@ -9,6 +9,7 @@ or files are renamed.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -19,20 +20,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hpcgemma.recipes.types import DataSpec
 from hpcgemma.rows.bad_rows import BadRow
 from hpcgemma.rows.files import Chunk, parse_chunk
 from hpcgemma.rows.records import Record
 from hpcgemma.train.data.bad_row_report import BadRowReport
-from hpcgemma.train.data.images import ENDS_NAME, IMAGES_NAME, SHOWN_NAME, Images, ImageWriter, RowImages
-from hpcgemma.train.data.prepared import REFERENCES_NAME, TOKENIZER_NAME
-from hpcgemma.train.data.token_rows import TokenRows, TokenWriter, open_tokens
-from hpcgemma.train.data.tokenizing import HELD_OUT, INDEX, RowTokenizer, SourceFile, Tokenized, held_out_limit
+from hpcgemma.train.data.images import ENDS_NAME, IMAGES_NAME, SHOWN_NAME, ImageWriter
+from hpcgemma.train.data.prepared import REFERENCES_NAME
+from hpcgemma.train.data.selection import RowIndex, Selection, select_rows
+from hpcgemma.train.data.token_rows import TokenWriter
+from hpcgemma.train.data.tokenizing import RowTokenizer, SourceFile, Tokenized
 from hpcgemma.train.data.turn_format import turn_format
 
 INDEX_NAME = "index.bin"
@@ -42,24 +42,10 @@ WORKERS_FROM_BYTES = 4 << 20
 WORKERS_FROM_BYTES_OF_IMAGE_ROWS = 64 << 10
 """The same for rows with images, which take longer than their bytes say: they only name files to be decoded."""
 
-_DIGESTS_AT_ONCE = 1 << 22
 _PR_SET_PDEATHSIG = 1
 
 Piece = tuple[int, Chunk | Sequence[Record]]
 """Some rows of a file: which file, and the rows or where they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedSets:
-    """What ``tokenize_all`` made."""
-
-    train: TokenRows
-    """Training rows, those of each part of the mixture together, in the order of the parts."""
-    parts: list[int]
-    """Training rows of each part."""
-    eval: TokenRows
-    counts: dict[str, int]
-    """Rows read, rows left out as duplicates, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +142,7 @@ def tokenize_all(
     holds_out_share: bool,
     image_token: int | None = None,
     on_progress: Callable[[int, int], None] = lambda rows, tokens: None,
-) -> TokenizedSets:
+) -> Selection:
     """Write the tokens of all pieces into a folder and return which rows are trained on and which are held out.
 
     What held-out rows ask and answer goes into the folder as JSON lines, in the order of those rows.
@@ -179,7 +165,7 @@ def tokenize_all(
         TokenWriter(staging) as writer,
         ImageWriter(staging) as images,
         index_file.open("xb") as index,
-        candidates.open("x", encoding="utf-8") as references,
+        candidates.open("x", encoding="utf-8") as lines,
     ):
         for done in workers.run(pieces):
             done.index_N["start"] += writer.tokens
@@ -187,125 +173,64 @@ def tokenize_all(
             writer.append(done.ids_L, done.is_target_L)
             images.append(done.images)
             index.write(done.index_N.tobytes())
-            references.writelines(f"{rows + place}\t{text}\n" for place, text in sorted(done.references.items()))
+            lines.writelines(f"{rows + place}\t{text}\n" for place, text in sorted(done.references.items()))
             rows += len(done.index_N)
             counts.update(truncated_rows=done.truncated, further_pieces=done.pieces)
             for file, bad in done.bad:
                 report.add(files[file].path, bad)
             on_progress(rows, writer.tokens)
-    index_N = np.memmap(index_file, INDEX, "r") if rows else np.empty(0, INDEX)
-    copy_of_N = first_copies(index_N) if spec.deduplicate else np.full(rows, -1, np.int64)
-    is_held_out_N = _held_out(index_N, copy_of_N, spec.eval_share if holds_out_share else None)
-    for row in np.flatnonzero(copy_of_N >= 0):
-        first = index_N[copy_of_N[row]]
-        place = f"{files[first['file']].path}, line {first['line']}"
-        report.add(files[index_N[row]["file"]].path, BadRow(int(index_N[row]["line"]), "duplicate", f"as {place}"))
-    kept_N = copy_of_N < 0
-    held_out = np.flatnonzero(kept_N & is_held_out_N)
-    trained = np.flatnonzero(kept_N & ~is_held_out_N)
-    part_of = index_N["part"][trained]
-    trained = trained[np.argsort(part_of, kind="stable")]
-    number_of_parts = 1 + max((file.part for file in files), default=0)
-    shown = _kept_images(staging, image_token)
-    sets = TokenizedSets(
-        train=_rows_in(staging, index_N, trained, shown),
-        parts=[int(number) for number in np.bincount(part_of, minlength=number_of_parts)],
-        eval=_rows_in(staging, index_N, held_out, shown),
-        counts={
-            "rows": rows,
-            **({} if shown is None else {"images": len(shown)}),
-            "duplicates": int((copy_of_N >= 0).sum()),
-            "eval_rows_in_training": _shared(index_N, held_out, trained, "digest", "digest_low"),
-            "eval_questions_in_training": _shared(index_N, held_out, trained, "question"),
-            **counts,
-        },
-    )
-    _keep_references(candidates, staging / REFERENCES_NAME, held_out)
-    del index_N
+    shows_images = image_token is not None and len(images) > 0
+    if shows_images:
+        counts["images"] = images.shown
+    else:
+        for name in (IMAGES_NAME, ENDS_NAME, SHOWN_NAME):
+            (staging / name).unlink()
+    with References(candidates, staging / REFERENCES_NAME) as references:
+        selection = select_rows(
+            RowIndex(index_file),
+            files,
+            spec,
+            staging,
+            report,
+            references.keep,
+            holds_out_share=holds_out_share,
+            shows_images=shows_images,
+        )
     index_file.unlink()
     candidates.unlink()
-    return sets
+    return dataclasses.replace(selection, counts=selection.counts | counts)
 
 
-def _keep_references(candidates: Path, target: Path, held_out: NDArray[np.int64]) -> None:
-    """Write the lines of the rows that are held out, of those that might have been; both are in order."""
-    wanted = iter(held_out.tolist())
-    row = next(wanted, None)
-    with candidates.open(encoding="utf-8") as lines, target.open("x", encoding="utf-8") as kept:
-        for line in lines:
-            number, _, text = line.partition("\t")
-            if row is not None and int(number) == row:
-                kept.write(text)
+class References:
+    """What held-out rows ask and answer: the lines of the rows that are held out, of those that might have been.
+
+    Args:
+        candidates: A line for each row that might be, in their order: its number, a tab, the text.
+        target: Gets the texts.
+    """
+
+    def __init__(self, candidates: Path, target: Path) -> None:
+        self._candidates = candidates.open(encoding="utf-8")
+        self._kept = target.open("x", encoding="utf-8")
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Write the texts of rows, which come after those of the calls before."""
+        wanted = iter(rows)
+        row = next(wanted, None)
+        while row is not None:
+            number, _, text = self._candidates.readline().partition("\t")
+            if int(number) == row:
+                self._kept.write(text)
                 row = next(wanted, None)
 
+    def __enter__(self) -> References:
+        return self
 
-def first_copies(index_N: NDArray[Any]) -> NDArray[np.int64]:
-    """Return for each row the first row of the same content on the same side, or -1 where it is that row itself.
-
-    Rows given as held out and rows given for training are two sides: copies between them are counted, not dropped.
-    Digests are sorted some millions at a time, so that memory stays flat.
-    """
-    copy_of_N = np.full(len(index_N), -1, np.int64)
-    groups = 1 + len(index_N) // _DIGESTS_AT_ONCE
-    group_of_N = index_N["digest"] % np.uint64(groups)
-    for group in range(groups):
-        rows = np.flatnonzero(group_of_N == group)
-        some = index_N[rows]
-        side = some["part"] == HELD_OUT
-        order = np.lexsort((rows, side, some["digest_low"], some["digest"]))
-        ordered, sides = some[order], side[order]
-        same = np.zeros(len(rows), np.bool_)
-        same[1:] = (
-            (ordered["digest"][1:] == ordered["digest"][:-1])
-            & (ordered["digest_low"][1:] == ordered["digest_low"][:-1])
-            & (sides[1:] == sides[:-1])
-        )
-        first = np.maximum.accumulate(np.where(same, 0, np.arange(len(rows))))
-        sorted_rows = rows[order]
-        copy_of_N[sorted_rows[same]] = sorted_rows[first[same]]
-    return copy_of_N
-
-
-def _held_out(index_N: NDArray[Any], copy_of_N: NDArray[np.int64], share: float | None) -> NDArray[np.bool_]:
-    """Return which rows are held out: by where they come from, or by their content."""
-    if share is None or not len(index_N):
-        held_out: NDArray[np.bool_] = index_N["part"] == HELD_OUT
-        return held_out
-    by_content: NDArray[np.bool_] = index_N["digest"] < np.uint64(held_out_limit(share))
-    kept = np.flatnonzero(copy_of_N < 0)
-    if not by_content[kept].any():
-        by_content[kept[np.argmin(index_N["digest"][kept])]] = True
-    elif by_content[kept].all() and len(kept) > 1:
-        by_content[kept[np.argmax(index_N["digest"][kept])]] = False
-    return by_content
-
-
-def _rows_in(staging: Path, index_N: NDArray[Any], rows: NDArray[np.int64], images: Images | None) -> TokenRows:
-    ids_L, is_target_L = open_tokens(staging)
-
-    def column(name: str) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = index_N[name][rows].astype(np.int64)
-        return found
-
-    shown = None if images is None else RowImages(images, column("image_start"), column("images"))
-    return TokenRows(ids_L, is_target_L, column("start"), column("length"), column("targets"), shown)
-
-
-def _kept_images(staging: Path, image_token: int | None) -> Images | None:
-    """Return the images that were written into a folder; where there are none, leave nothing of them there."""
-    if image_token is not None and (staging / IMAGES_NAME).stat().st_size:
-        return Images.open(staging, image_token, staging / TOKENIZER_NAME)
-    for name in (IMAGES_NAME, ENDS_NAME, SHOWN_NAME):
-        (staging / name).unlink()
-    return None
-
-
-def _shared(index_N: NDArray[Any], some: NDArray[np.int64], others: NDArray[np.int64], *fields: str) -> int:
-    """Return how many of some rows have these fields in common with any of the others."""
-    is_shared = np.ones(len(some), np.bool_)
-    for name in fields:
-        is_shared &= np.isin(index_N[name][some], index_N[name][others])
-    return int(is_shared.sum())
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._candidates.close()
+        self._kept.close()
 
 
 def cores() -> int:

@@ -8,11 +8,12 @@ Letters: N rows of a set, L tokens of all rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,22 @@ from hpcgemma.train.data.prompts import TokenizedRow
 
 IDS_NAME = "ids.bin"
 TARGETS_NAME = "is_target.bin"
-_INDEX = {"starts_N": np.int64, "lengths_N": np.int64, "targets_N": np.int64}
+
+TOKEN_COLUMNS = {"starts_N": "start", "lengths_N": "length", "targets_N": "targets"}
+"""The index of a set, and where each of its columns comes from in the index of all rows."""
+
+IMAGE_COLUMNS = {"image_starts_N": "image_start", "image_counts_N": "images"}
+"""The same, of sets that show images."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetCounts:
+    """How much a set of rows is."""
+
+    rows: int = 0
+    tokens: int = 0
+    target_tokens: int = 0
+    longest_row_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +81,7 @@ class TokenRows:
 
     def save_index(self, folder: Path, name: str) -> None:
         """Write which rows the set holds into the folder of the tokens."""
-        for field in _INDEX:
+        for field in TOKEN_COLUMNS:
             np.save(folder / f"{name}.{field}.npy", getattr(self, field))
         if self.images is not None:
             self.images.save_index(folder, name)
@@ -80,7 +96,9 @@ class TokenRows:
             images: The images that rows of the folder show; None: they show none.
         """
         ids_L, is_target_L = open_tokens(folder)
-        starts_N, lengths_N, targets_N = (np.load(folder / f"{name}.{field}.npy", mmap_mode="r") for field in _INDEX)
+        starts_N, lengths_N, targets_N = (
+            np.load(folder / f"{name}.{field}.npy", mmap_mode="r") for field in TOKEN_COLUMNS
+        )
         shown = None if images is None else RowImages.open(folder, name, images)
         return cls(ids_L, is_target_L, starts_N, lengths_N, targets_N, shown)
 
@@ -136,3 +154,52 @@ class TokenWriter:
     ) -> None:
         self._ids.close()
         self._is_target.close()
+
+
+class IndexWriter:
+    """Writes which rows a set holds, some at a time; the files are whole at the end of a ``with`` block.
+
+    Args:
+        folder: The folder of the tokens.
+        name: Name of the set.
+        columns: What is written of each row: the field of the set's index, and that of the index of all rows.
+    """
+
+    def __init__(self, folder: Path, name: str, columns: Mapping[str, str]) -> None:
+        self._fields = columns
+        self._paths = {field: folder / f"{name}.{field}.npy" for field in columns}
+        self._columns = {field: path.with_suffix(".part").open("w+b") for field, path in self._paths.items()}
+        self.counts = SetCounts()
+        """Of the rows so far."""
+
+    def append(self, index_N: NDArray[Any]) -> None:
+        """Write rows as the index of all rows has them."""
+        for field, name in self._fields.items():
+            self._columns[field].write(index_N[name].astype(np.int64).tobytes())
+        self.counts = SetCounts(
+            rows=self.counts.rows + len(index_N),
+            tokens=self.counts.tokens + int(index_N["length"].sum()),
+            target_tokens=self.counts.target_tokens + int(index_N["targets"].sum()),
+            longest_row_tokens=max(self.counts.longest_row_tokens, int(index_N["length"].max(initial=0))),
+        )
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for field, column in self._columns.items():
+            with column:
+                if error is None:
+                    _write_npy(self._paths[field], column, self.counts.rows)
+            self._paths[field].with_suffix(".part").unlink()
+
+
+def _write_npy(path: Path, column: BinaryIO, rows: int) -> None:
+    """Write a column as numpy saves it: how many rows there are stands before them."""
+    column.seek(0)
+    with path.open("xb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int64)), "fortran_order": False, "shape": (rows,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        shutil.copyfileobj(column, file, 1 << 20)
