@@ -83,6 +83,7 @@ MESSAGES = [
     "is no longer known to the scheduler",
     "was killed by SIGKILL",
     "nothing more could be written",
+    "a process that tokenizes was killed",
     "attempts in a row made no new checkpoint",
     "torch cannot see a GPU",
     "the loss is not finite",

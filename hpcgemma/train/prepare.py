@@ -48,6 +48,7 @@ from hpcgemma.train.data.summary import SUMMARY_NAME, describe, file_sizes, pres
 from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
 from hpcgemma.train.data.turn_format import turn_format
+from hpcgemma.train.data.unwinding import unwinds_at_sigterm
 from hpcgemma.train.failures import DataError, attempt_number, failure_of, write_failure
 from hpcgemma.train.runfile import read_run
 
@@ -253,7 +254,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     folder = RunFolder(Path(arguments[0]).resolve())
     try:
-        summary = prepare(folder)
+        with unwinds_at_sigterm():
+            summary = prepare(folder)
     except Exception as error:  # noqa: BLE001 - whatever ends this process must reach the supervisor
         failure = failure_of(error)
         if not failure.is_expected:

@@ -29,6 +29,7 @@ from hpcgemma.train.data.summary import describe, read_summary
 from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.data.tokenizing import RowTokenizer
 from hpcgemma.train.data.turn_format import turn_format
+from hpcgemma.train.data.unwinding import unwinds_at_sigterm
 from hpcgemma.train.prepare import prepare_shared, tokenizer_of
 
 NO_LIMIT = 1 << 40
@@ -49,7 +50,12 @@ def main(request: dict[str, Any]) -> int:
 
 
 def _prepare(recipe: Recipe, runs_dir: Path, *, as_json: bool) -> int:
-    folder = prepare_shared(runs_dir, recipe, fingerprint_of(recipe))
+    try:
+        with unwinds_at_sigterm():
+            folder = prepare_shared(runs_dir, recipe, fingerprint_of(recipe))
+    except KeyboardInterrupt:
+        program.note("\ninterrupted: nothing half-made is left, and the same command begins anew")
+        raise
     summary = read_summary(folder)
     if as_json:
         print(json.dumps({"folder": str(folder)} | summary, indent=1))

@@ -54,6 +54,8 @@ def _code_of(main: Callable[[Request], int]) -> int:
         if not failure.is_expected:
             traceback.print_exception(error)
         hint = failure.hint if failure.is_expected else "please report this as an issue, with the lines above"
+        if failure.kind == "disk":
+            hint = "free some space or raise the quota, then call it again"
         print(f"Error: {failure.sentence}\nTry:   {hint}", file=sys.stderr, flush=True)
         return error.exit_code if isinstance(error, HpcGemmaError) else 1
 

@@ -2,14 +2,16 @@
 
 Many jobs may want the same folder at once, on a file system where locks are not to be relied on (Lustre without flock).
 So nothing rests on the lock but time: whoever holds it prepares, the others wait for the folder to appear; if the
-holder is gone, which the age of its lock file shows, one of them prepares it too. The folder appears whole, by a
-rename, and whoever comes second throws its own away.
+holder is gone, which the age of its lock file shows, or on the same machine its process, one of them prepares it too.
+The folder appears whole, by a rename, and whoever comes second throws its own away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import shutil
 import socket
 import threading
@@ -86,7 +88,11 @@ def _present(target: Path, is_whole: Callable[[Path], bool]) -> bool:
 
 
 def _build(target: Path, build: Callable[[Path], None]) -> None:
-    staging = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
+    host = socket.gethostname()
+    for left in target.parent.glob(f".{target.name}.{glob.escape(host)}.*"):  # of a process that was killed
+        if _is_gone(f"process {left.name.rpartition('.')[2]} on {host}"):
+            shutil.rmtree(left, ignore_errors=True)
+    staging = target.with_name(f".{target.name}.{host}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     files.make_private_dir(staging)
     try:
@@ -106,13 +112,16 @@ def _build(target: Path, build: Callable[[Path], None]) -> None:
 def _take(lock: Path) -> bool:
     """Return whether the lock is ours now."""
     with contextlib.suppress(OSError):
-        if time.time() - lock.stat().st_mtime > STALE_S:
+        if time.time() - lock.stat().st_mtime > STALE_S or _is_gone(_holder(lock)):
             lock.unlink()
     try:
         with lock.open("x", encoding="utf-8") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
     except FileExistsError:
         return False
+    except OSError:  # a full disk must not leave a lock without a holder
+        lock.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -121,6 +130,12 @@ def _holder(lock: Path) -> str:
         return lock.read_text(encoding="utf-8") or "another process"
     except OSError:
         return "another process"
+
+
+def _is_gone(holder: str) -> bool:
+    """Return whether a process of this machine is no more; of another machine's, nothing is known."""
+    named = re.fullmatch(r"process (\d+) on (.+)", holder)
+    return named is not None and named[2] == socket.gethostname() and not Path(f"/proc/{named[1]}").exists()
 
 
 @contextlib.contextmanager

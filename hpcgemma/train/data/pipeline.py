@@ -18,11 +18,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hpcgemma.errors import HpcGemmaError
 from hpcgemma.recipes.types import DataSpec
 from hpcgemma.rows.bad_rows import BadRow
 from hpcgemma.rows.files import Chunk, parse_chunk
@@ -96,6 +98,11 @@ class Workers:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
+            except BrokenProcessPool:
+                raise HpcGemmaError(
+                    "a process that tokenizes was killed, as happens where memory runs out",
+                    "ask for more memory, or for fewer cores: each has a process",
+                ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
 
