@@ -175,6 +175,41 @@ def make_plan(
     )
 
 
+def plan_job_about(plan: Plan, profile: Profile, *, name: str, job_identity: str, walltime: str | None) -> JobPlan:
+    """Return the plan of a job of one command about a run: on one node, with the GPUs that the run has of one.
+
+    Args:
+        plan: The run's.
+        profile: The run's.
+        name: Name of the job.
+        job_identity: Identity of the job, letters and digits.
+        walltime: Time limit in sbatch's forms; None takes that of the run's jobs.
+
+    Raises:
+        ConfigError: No queue takes it.
+    """
+    problems: list[Problem] = []
+    walltime_min = plan.walltime_min
+    try:
+        walltime_min = parse_walltime(walltime) if walltime else walltime_min
+    except ValueError as error:
+        problems.append(Problem(place="--time", field="", message=str(error)))
+    queue = _choose_queue(profile, 1, walltime_min, problems)
+    if problems:
+        raise ConfigError(f"the job does not fit profile {profile.name!r}", problems, _hint(profile, problems))
+    of_run = {field.name: getattr(plan, field.name) for field in dataclasses.fields(JobPlan)}
+    of_job = {
+        "run_name": name,
+        "run_id": job_identity,
+        "partition": queue.partition,
+        "qos": queue.qos,
+        "nodes": 1,
+        "walltime_min": walltime_min,
+        "env": (*plan.env, ("HPCGEMMA_DEVICE", plan.device)),
+    }
+    return JobPlan(**of_run | of_job)
+
+
 def _processes(profile: Profile, recipe: Recipe) -> Processes:
     resources, gpu_memory_gib = recipe.resources, profile.node.gpu_memory_gib
     on_gpus = profile.device == "cuda" or (profile.device == "auto" and gpu_memory_gib is not None)

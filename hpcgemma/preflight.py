@@ -104,7 +104,7 @@ def compare_with_nodes(plan: JobPlan, groups: list[NodeGroup]) -> list[Finding]:
     is_run = isinstance(plan, Plan)
     smaller = (
         "--set resources.nodes=, resources.gpus_per_node=, resources.memory_per_gpu_mb="
-        if is_run
+        if is_run or plan.gpus_per_node
         else f"cpu_queue.cpus and cpu_queue.memory_mb, in a profile that extends {plan.profile}"
     )
     limits = [group.max_time_min for group in groups]

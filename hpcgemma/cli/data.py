@@ -58,10 +58,7 @@ def stats(recipe_name: str, settings: tuple[str, ...], max_length: int | None, a
 @click.option(
     "--runs-dir", metavar="DIR", envvar="HPCGEMMA_RUNS_DIR", help="Folder of run folders. [env: HPCGEMMA_RUNS_DIR]"
 )
-@click.option("--submit", "submits", is_flag=True, help="Do it in a job without a GPU, in the profile's CPU queue.")
-@click.option("--time", "walltime", metavar="HH:MM:SS", help="With --submit: time limit. Default: the queue's longest.")
-@click.option("--dry-run", is_flag=True, help="With --submit: print the job's script, and submit nothing.")
-@click.option("--wait", is_flag=True, help="With --submit: stay, and show what the job prints. Ctrl-C leaves it alone.")
+@options.as_a_job("without a GPU, in the profile's CPU queue")
 @options.json_output
 def prepare(
     recipe_name: str,
@@ -83,13 +80,9 @@ def prepare(
     """
     from hpcgemma import userconfig
     from hpcgemma.cli import preparation_job
-    from hpcgemma.errors import InputError
     from hpcgemma.profiles import load_profile
 
-    given = {"--time": walltime, "--dry-run": dry_run, "--wait": wait}
-    if not submits and any(given.values()):
-        names = ", ".join(name for name, value in given.items() if value)
-        raise InputError(f"{names}: only with --submit, which is not given", "add --submit")
+    options.require_submit(submits, time=walltime, dry_run=dry_run, wait=wait)
     profile, config = load_profile(profile_name), userconfig.load_user_config()
     account = userconfig.resolve_account(account, profile, config)
     folder = userconfig.resolve_runs_dir(runs_dir, profile, config, account)

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from hpcgemma.errors import InputError
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_output: Decorator = click.option(
@@ -29,3 +31,37 @@ checkpoint: Decorator = click.option(
     metavar="STEP",
     help="A step, best, latest or final. Default: final, or the latest where the run has not ended.",
 )
+
+
+def as_a_job(where: str) -> Decorator:
+    """Return the options of a command whose work can be a job of its own: --submit, --time, --dry-run, --wait.
+
+    Args:
+        where: Where that job runs, as the end of a sentence.
+    """
+    added: list[Decorator] = [
+        click.option("--submit", "submits", is_flag=True, help=f"Do it in a job of its own, {where}."),
+        click.option("--time", "walltime", metavar="HH:MM:SS", help="With --submit: time limit of the job."),
+        click.option("--dry-run", is_flag=True, help="With --submit: print the job's script, and submit nothing."),
+        click.option(
+            "--wait", is_flag=True, help="With --submit: stay, and show what it prints. Ctrl-C leaves it alone."
+        ),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def require_submit(submits: bool, **given: Any) -> None:
+    """Refuse options that say something of a job where none is submitted.
+
+    Raises:
+        InputError: There are some.
+    """
+    names = ", ".join(f"--{name.replace('_', '-')}" for name, value in given.items() if value)
+    if names and not submits:
+        raise InputError(f"{names}: only with --submit, which is not given", "add --submit")

@@ -9,7 +9,7 @@ from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
 from hpcgemma.executors import supervisor_command
 from hpcgemma.job_plan import JobPlan
 from hpcgemma.render import render_command_script
-from hpcgemma.runs.command_job import CommandJob, create_job
+from hpcgemma.runs.command_job import CommandJob, Request, create_job
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.refusals import SubmitTimeout
 
@@ -45,7 +45,8 @@ def submit_command(
         return render_command_script(plan, job_folder=job.path, command=command)
 
     preview_command(plan, job)  # a value that cannot be written is refused before anything is created
-    create_job(job, program, request)
+    wanted = Request(program=program, request=request, ranks=plan.ranks_per_node, cpus_per_rank=plan.cpus_per_rank)
+    create_job(job, wanted)
     try:
         executor = SlurmExecutor(
             submitit_dir=job.submitit_dir,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,19 @@ from hpcgemma.runs import store
 
 JOBS_NAME = ".jobs"
 """Beside the run folders."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a job is to do."""
+
+    program: str
+    """Program of the trainer."""
+    request: Mapping[str, Any]
+    """What it is asked, as JSON has it."""
+    ranks: int
+    """Processes that it runs in, one per GPU."""
+    cpus_per_rank: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +64,9 @@ class CommandJob:
         """Return the file of all that the job prints."""
         return self.path / f"{job_id}.log"
 
-    def request(self) -> tuple[str, dict[str, Any]]:
-        """Return the program's name, and what it is asked."""
-        content = json.loads(self.request_file.read_text(encoding="utf-8"))
-        return content["program"], content["request"]
+    def request(self) -> Request:
+        """Return what the job is to do."""
+        return Request(**json.loads(self.request_file.read_text(encoding="utf-8")))
 
     def end(self, exit_code: int) -> None:
         """Write how the program ended."""
@@ -78,7 +90,7 @@ def planned_job(runs_dir: Path, name: str) -> CommandJob:
     return CommandJob(jobs_dir / store.free_name(jobs_dir, name))
 
 
-def create_job(job: CommandJob, program: str, request: Mapping[str, Any]) -> None:
+def create_job(job: CommandJob, request: Request) -> None:
     """Create a job's folder, with its request.
 
     Raises:
@@ -88,8 +100,7 @@ def create_job(job: CommandJob, program: str, request: Mapping[str, Any]) -> Non
         job.path.parent.mkdir(mode=files.PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         files.make_private_dir(job.path)
         job.submitit_dir.mkdir(mode=files.PRIVATE_DIR_MODE)
-        content = {"program": program, "request": dict(request)}
-        files.write_atomically(job.request_file, json.dumps(content, indent=1))
+        files.write_atomically(job.request_file, json.dumps(asdict(request), indent=1))
     except OSError as error:
         job.discard()
         raise InputError(

@@ -188,7 +188,7 @@ def tokenize_all(
             on_progress(rows, writer.tokens)
     shows_images = image_token is not None and len(images) > 0
     if shows_images:
-        counts["images"] = images.shown
+        counts["images"] = len(images)
     else:
         for name in (IMAGES_NAME, ENDS_NAME, SHOWN_NAME):
             (staging / name).unlink()
