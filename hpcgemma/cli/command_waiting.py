@@ -84,7 +84,7 @@ class _Log:
         self._shown = 0
 
     def show(self) -> None:
-        """Print the whole lines that have come since."""
+        """Print the whole lines that have come since, but for what submitit says of itself."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._shown)
@@ -93,5 +93,6 @@ class _Log:
             return
         whole = new[: new.rfind(b"\n") + 1]
         self._shown += len(whole)
-        if whole:
-            console.say(whole.decode("utf-8", "replace").rstrip("\n"))
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if not line.startswith("submitit INFO"):
+                console.say(line)

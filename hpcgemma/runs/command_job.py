@@ -99,11 +99,20 @@ def create_job(job: CommandJob, request: Request) -> None:
     try:
         job.path.parent.mkdir(mode=files.PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         files.make_private_dir(job.path)
+    except FileExistsError as error:  # not ours to discard
+        raise InputError(f"{job.path} is being made by another hpcgemma at this moment", "call it again") from error
+    except OSError as error:
+        raise _unwritable(job, error) from error
+    try:
         job.submitit_dir.mkdir(mode=files.PRIVATE_DIR_MODE)
         files.write_atomically(job.request_file, json.dumps(asdict(request), indent=1))
     except OSError as error:
         job.discard()
-        raise InputError(
-            f"the folder {job.path} cannot be written: {error.strerror}",
-            "free some space, or choose another folder with --runs-dir or HPCGEMMA_RUNS_DIR",
-        ) from error
+        raise _unwritable(job, error) from error
+
+
+def _unwritable(job: CommandJob, error: OSError) -> InputError:
+    return InputError(
+        f"the folder {job.path} cannot be written: {error.strerror}",
+        "free some space, or choose another folder with --runs-dir or HPCGEMMA_RUNS_DIR",
+    )
