@@ -33,6 +33,7 @@ _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
         "head_dim": 256,
         "tie_word_embeddings": True,
         "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
     },
     "gemma3_text": {
         "vocab_size": 262208,
@@ -120,6 +121,8 @@ class TextShape:
     """Whether queries and keys are normalized per head."""
     attention_softcap: float | None
     """Cap of the attention scores; None is none."""
+    final_softcap: float | None
+    """Cap of the logits; None is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +270,7 @@ def _decoder(config: Mapping[str, Any]) -> ModelShape | None:
         return None
     fields = _TEXT_DEFAULTS[model_type] | dict(config)
     heads = int(fields["num_attention_heads"])
-    softcap = fields.get("attn_logit_softcapping")
+    softcap, final_softcap = fields.get("attn_logit_softcapping"), fields.get("final_logit_softcapping")
     attention_bias = bool(fields.get("attention_bias", False))
     return ModelShape(
         text=TextShape(
@@ -286,6 +289,7 @@ def _decoder(config: Mapping[str, Any]) -> ModelShape | None:
             norms_per_layer=4 if model_type in ("gemma2", "gemma3_text") else 2,
             has_qk_norm=model_type in ("gemma3_text", "qwen3"),
             attention_softcap=float(softcap) if softcap else None,
+            final_softcap=float(final_softcap) if final_softcap else None,
         )
     )
 

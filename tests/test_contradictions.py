@@ -165,6 +165,10 @@ CASES: dict[tuple[str, str], tuple[str, str]] = {
         "model.attention sdpa has no kernel under strategy.name xla, whose compiler fuses what eager attention does",
         "--set model.attention=auto",
     ),
+    ("gemma3_270m_tpu", "monitors.rows=8"): (
+        "monitors read attention scores a few at a time, and strategy.name xla would compile each read anew",
+        "--set monitors=null, or measure on a GPU or a CPU",
+    ),
     ("gemma3_270m_tpu", "evaluation.generation.rows=8"): (
         "evaluation.generation makes answers grow token by token, and strategy.name xla compiles each length anew",
         "--set evaluation.generation=null, or answer with final/ on a GPU or a CPU",
@@ -351,6 +355,19 @@ def test_small_updates_of_bf16_weights_are_a_caution() -> None:
         )
     ]
     assert cautions_of("gemma3_4b_cpt", "optimizer.learning_rate=1e-3") == []
+
+
+def test_a_monitor_of_softcaps_is_a_caution_where_a_model_has_none() -> None:
+    problem = (
+        "monitors.measure names softcap_saturation, and this gemma3_text caps neither attention scores nor logits: it "
+        "is left out"
+    )
+    fix = "--set monitors.measure=[attention_entropy,sliding_window]"
+    assert cautions_of("gemma3_27b_qlora", "monitors.rows=4") == [(problem, fix)]
+    load_recipe("gemma3_27b_qlora", ["monitors.rows=4", fix.removeprefix("--set ")])
+    alone = cautions_of("gemma3_27b_qlora", "monitors.measure=[softcap_saturation]")
+    assert alone == [(problem, "--set monitors=null")]
+    assert cautions_of("gemma2_9b_lora", "") == []
 
 
 def test_the_table_of_fields_for_one_name_only_is_what_their_docs_say() -> None:

@@ -65,7 +65,12 @@ def contradictions(recipe: Recipe, around: Surroundings) -> list[Finding]:
 def cautions(recipe: Recipe, around: Surroundings) -> list[Finding]:
     """Return what a person should know before the submission, though it can be trained."""
     text = _text_shape(recipe, around)
-    return [*_unexpected_processes(recipe, around), *_frozen_with(recipe, text), *_lost_updates(recipe)]
+    return [
+        *_unexpected_processes(recipe, around),
+        *_frozen_with(recipe, text),
+        *_lost_updates(recipe),
+        *_unmeasurable(recipe, text),
+    ]
 
 
 def _text_shape(recipe: Recipe, around: Surroundings) -> TextShape | None:
@@ -195,6 +200,11 @@ def _of_xla(recipe: Recipe, around: Surroundings) -> Iterator[Finding]:
         yield Finding(
             "evaluation.generation makes answers grow token by token, and strategy.name xla compiles each length anew",
             "--set evaluation.generation=null, or answer with final/ on a GPU or a CPU",
+        )
+    if recipe.monitors is not None:
+        yield Finding(
+            "monitors read attention scores a few at a time, and strategy.name xla would compile each read anew",
+            "--set monitors=null, or measure on a GPU or a CPU",
         )
     if around.device == "cuda":
         yield Finding(
@@ -368,4 +378,18 @@ def _lost_updates(recipe: Recipe) -> Iterator[Finding]:
             "training.trained_weights bf16 loses updates smaller than 1/256 of their weight: at "
             f"optimizer.learning_rate {rate:g} those of weights above {rate * 256:.1g}",
             "--set training.trained_weights=fp32 where memory allows",
+        )
+
+
+def _unmeasurable(recipe: Recipe, text: TextShape | None) -> Iterator[Finding]:
+    """What a monitor watches and a model has not is left out, not refused."""
+    name = "softcap_saturation"
+    if recipe.monitors is None or text is None or name not in recipe.monitors.measure:
+        return
+    if text.attention_softcap is None and text.final_softcap is None:
+        rest = [each for each in recipe.monitors.measure if each != name]
+        yield Finding(
+            f"monitors.measure names {name}, and this {text.model_type} caps neither attention scores nor logits: it "
+            "is left out",
+            f"--set monitors.measure=[{','.join(rest)}]" if rest else "--set monitors=null",
         )

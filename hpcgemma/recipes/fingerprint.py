@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcgemma.recipes.types import Recipe
 
-_FREE_SECTIONS = {"name", "description", "resources", "strategy", "tensorboard", "checkpoint"}
+_FREE_SECTIONS = {"name", "description", "resources", "strategy", "tensorboard", "checkpoint", "monitors"}
 _FREE_FIELDS = {
     "training": {
         "micro_batch",

@@ -318,6 +318,21 @@ class EvaluationSpec(Section):
         return targets
 
 
+MonitorName = Literal["attention_entropy", "softcap_saturation", "sliding_window"]
+
+
+class MonitorsSpec(Section):
+    """What is measured of a model beside its loss, on a few held-out rows, between two steps."""
+
+    every_steps: int = Field(50, gt=0)
+    """Steps between measurements; the first is made before the training, the last at its end."""
+    rows: int = Field(8, gt=0)
+    """Held-out rows that are measured, the first so many, one at a time. Each costs about two forward passes."""
+    measure: list[MonitorName] = Field(["attention_entropy", "softcap_saturation", "sliding_window"], min_length=1)
+    """attention_entropy: how many keys the heads look at; softcap_saturation: how near attention scores and logits are
+    to their caps; sliding_window: how far they look, and what the window hides. What a model has not is left out."""
+
+
 class CheckpointSpec(Section):
     """When the state is saved, and how much of it is kept."""
 
@@ -393,6 +408,8 @@ class Recipe(Section):
     """The loop."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """Evaluation."""
+    monitors: MonitorsSpec | None = None
+    """Measurements of attention and softcaps on the way; null: none."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Checkpoints."""
     strategy: StrategySpec = StrategySpec()
