@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def monitors_file(self) -> Path:
+        """One line per measurement of attention and softcaps, with what each layer showed."""
+        return self.path / "monitors.jsonl"
+
+    @property
     def heartbeat_dir(self) -> Path:
         return self.path / "heartbeat"
 

@@ -32,6 +32,7 @@ from hpcgemma.train.heartbeat import Heartbeat
 from hpcgemma.train.introduction import introduce
 from hpcgemma.train.learner import Learner, StepResult
 from hpcgemma.train.metrics import MetricsLog, StepMetrics, peak_memory_gib, say
+from hpcgemma.train.monitors.monitors import Monitors
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.scoring import numbers_of, perplexity, score
 from hpcgemma.train.scoring.targets import judge, sentence_of
@@ -101,6 +102,9 @@ class Trainer:
             data_fingerprint=self.prepared.fingerprint,
             keep=recipe.checkpoint.keep,
         )
+        self.monitors = (
+            None if recipe.monitors is None else Monitors(recipe, folder, self.strategy, self.prepared, ranks, device)
+        )
         if ranks.is_first:
             introduce(self.strategy, recipe, self.prepared, self.batches, ranks, self.total_steps, device)
 
@@ -139,6 +143,8 @@ class Trainer:
             is_best = False
             if self._evaluation_is_due() and not self._stop_is_agreed():
                 is_best = self._evaluate()
+            if self.monitors is not None and self.monitors.are_due(progress.step, is_last=self._is_over()):
+                self._monitor(self.monitors)
             if self._answers_are_due():
                 self._score_answers(f"step-{progress.step}")
             stops = self._stop_is_agreed()
@@ -189,6 +195,14 @@ class Trainer:
             if progress.ended_early:
                 say(f"early stopping: no fall in {progress.evaluations_without_fall} evaluations")
         return place is not None and evaluation.best_at_end
+
+    def _monitor(self, monitors: Monitors) -> None:
+        """Measure attention and softcaps, unless a stop comes first."""
+        self.heartbeat.beat("monitoring")
+        reading = monitors.measure(self.progress.step, self._stop_is_agreed)
+        if reading is not None and self.log is not None:
+            self.log.write_monitors(self.progress.step, self.progress.samples, reading.numbers())
+            say(f"step {self.progress.step:>6}/{self.total_steps} | {reading.summary()}")
 
     def _save(self, *, must_succeed: bool) -> None:
         """Save this step, unless that is done or there is nothing to lose."""

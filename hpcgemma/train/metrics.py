@@ -88,6 +88,10 @@ class MetricsLog:
         """Append the line of generated answers: what they score, by metric."""
         self._write({"step": step, "samples": samples, **scores}, {name: f"eval/{name}" for name in scores})
 
+    def write_monitors(self, step: int, samples: int, numbers: Mapping[str, float]) -> None:
+        """Append the line of the monitors: what they measured, by name."""
+        self._write({"step": step, "samples": samples, **numbers}, {name: name for name in numbers})
+
     def _write(self, facts: dict[str, Any], board: dict[str, str]) -> None:
         """Append a line of metrics.
 
