@@ -137,6 +137,9 @@ def test_gemma2_9b_lora_holds_every_hyperparameter_of_its_system() -> None:
     assert recipe.evaluation.best_at_end
     assert recipe.evaluation.early_stopping is not None
     assert recipe.evaluation.early_stopping.model_dump() == {"patience": 10, "threshold": 0.0005}
+    assert recipe.monitors is not None
+    assert recipe.monitors.measure == ["attention_entropy", "softcap_saturation", "sliding_window"]
+    assert recipe.monitors.every_steps == recipe.evaluation.every_steps
     assert (recipe.data.format, recipe.data.max_length) == ("svg_caption", 8192)
     assert (recipe.data.num_workers, recipe.data.pin_memory) == (2, True)
     strategy = recipe.strategy
