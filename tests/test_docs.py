@@ -87,6 +87,10 @@ MESSAGES = [
     "attempts in a row made no new checkpoint",
     "torch cannot see a GPU",
     "the loss is not finite",
+    "heads look at one token only",
+    "monitors: nothing is measured",
+    "monitors read attention scores",
+    "monitors.measure names",
 ]
 
 
