@@ -337,6 +337,17 @@ def test_a_monitored_training_is_the_same_bit_by_bit(tmp_path: Path) -> None:
     assert len(lines_of(monitored)) == 3
 
 
+@pytest.mark.slow
+def test_a_monitored_training_is_the_same_bit_by_bit_when_it_is_compiled(tmp_path: Path) -> None:
+    changes = FOUR_STEPS | MONITORED | {"training.compile": True}
+    plain, monitored = Run(tmp_path / "plain", changes | {"monitors": None}), Run(tmp_path / "monitored", changes)
+    for run in (plain, monitored):
+        torch.compiler.reset()
+        assert run.train_here()["outcome"] == "finished"
+    assert_same(monitored, plain)
+    assert len(lines_of(monitored)) == 3
+
+
 def test_a_resumed_run_measures_no_step_twice_and_ends_with_the_same_weights(bench: Bench, tmp_path: Path) -> None:
     reference = bench.one("full")
     run = reference.copy(tmp_path / "run")

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hpcgemma import files
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.train.data.batches import TrainingBatches
 from hpcgemma.train.data.prepared import PreparedData
@@ -255,7 +256,7 @@ def test_answers_are_generated_and_scored_before_and_after(tmp_path: Path) -> No
     assert run.folder.evaluation_file.read_bytes() == before
 
 
-@pytest.mark.parametrize("phase", ["answering", "evaluating"])
+@pytest.mark.parametrize("phase", ["answering", "evaluating", "monitoring"])
 def test_a_stop_in_the_middle_of_a_phase_is_prompt_and_a_resume_makes_it_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
@@ -264,6 +265,7 @@ def test_a_stop_in_the_middle_of_a_phase_is_prompt_and_a_resume_makes_it_up(
         "training.max_steps": 4,
         "evaluation.every_steps": 2,
         "evaluation.generation": {"rows": 5, "max_new_tokens": 4},
+        "monitors": {"every_steps": 2, "rows": 3},
     }
     reference, run = Run(tmp_path / "reference", changes), Run(tmp_path / "run", changes)
     reference.train_here()
@@ -279,12 +281,13 @@ def test_a_stop_in_the_middle_of_a_phase_is_prompt_and_a_resume_makes_it_up(
     with monkeypatch.context() as patch:
         patch.setattr(Heartbeat, "beat", beat)
         outcome = run.train_here(stop)
-    step = {"answering": 0, "evaluating": 2}[phase]
+    step = {"answering": 0, "evaluating": 2, "monitoring": 0}[phase]
     assert (outcome["outcome"], outcome["step"], outcome["signal"]) == ("stopped", step, "SIGTERM")
     assert run.evaluations() == {}
     assert run.train_here()["outcome"] == "finished"
     assert_same(run, reference)
     assert run.folder.evaluation_file.read_bytes() == reference.folder.evaluation_file.read_bytes()
+    assert [line["step"] for line in files.read_json_lines(run.folder.monitors_file)] == [0, 2, 4]
 
 
 def test_a_damaged_best_checkpoint_is_reported_and_the_last_weights_are_used(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ NAME = "hpcgemma_monitors"
 """What transformers knows this attention by."""
 
 SCORES_AT_ONCE = 1 << 24
-"""Scores held at a time, 64 MiB in fp32, about five times over; it decides how many queries are a chunk."""
+"""Scores held at a time, 64 MiB in fp32, about seven times over; it decides how many queries are a chunk."""
 
 Mask = Callable[[int, int], torch.Tensor]
 """Says of the queries from a first one on, so many of them, which keys they see: C x T, or H x C x T; boolean."""
@@ -181,7 +181,8 @@ class WatchedAttention:
 def watched(model: Any, attention: WatchedAttention) -> Iterator[None]:
     """Let a model compute its attention through ``attention``; only in this context.
 
-    Every config that its text decoder reads is told so, and told back. A vision tower is left alone.
+    Every config that its text decoder reads is told so, and told back. A vision tower is left alone. The names stay in
+    transformers' registries, which have no way to take one out; no other config ever has them.
 
     Args:
         model: A transformers model, or a peft model around one.

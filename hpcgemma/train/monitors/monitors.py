@@ -18,7 +18,7 @@ import torch
 from hpcgemma import files
 from hpcgemma.recipes.types import MonitorsSpec, Recipe
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.train.anatomy import bare_model, decoder_of, head_of
+from hpcgemma.train.anatomy import bare_model, decoder_of
 from hpcgemma.train.data.batches import collate
 from hpcgemma.train.data.prepared import PreparedData
 from hpcgemma.train.metrics import say
@@ -178,15 +178,10 @@ class Monitors:
         name = bare_model(self._strategy.model).config.get_text_config().model_type
         layers = reading.layers
         if "softcap_saturation" in self._spec.measure:
-            caps_scores = any(layer.softcap_saturated is not None for layer in layers)
-            caps_logits = head_of(self._strategy.model).softcap is not None
-            if not caps_scores or not caps_logits:
-                which = " or ".join(
-                    what
-                    for what, is_capped in (("attention scores", caps_scores), ("logits", caps_logits))
-                    if not is_capped
-                )
-                yield f"{name} has no softcap on its {which}, so no saturation is measured there"
+            uncapped = ["attention scores"] * all(layer.softcap_saturated is None for layer in layers)
+            uncapped += ["logits"] * (reading.logits is None)
+            if uncapped:
+                yield f"{name} has no softcap on its {' or '.join(uncapped)}, so no saturation is measured there"
         if "sliding_window" in self._spec.measure:
             windows = [layer.window for layer in layers if layer.window is not None]
             longest = int(self._prepared.eval.lengths_N[: reading.rows].max())
