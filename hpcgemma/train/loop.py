@@ -102,9 +102,7 @@ class Trainer:
             data_fingerprint=self.prepared.fingerprint,
             keep=recipe.checkpoint.keep,
         )
-        self.monitors = (
-            None if recipe.monitors is None else Monitors(recipe, folder, self.strategy, self.prepared, ranks, device)
-        )
+        self.monitors = Monitors(recipe, folder, self.strategy, self.prepared, ranks, device)
         if ranks.is_first:
             introduce(self.strategy, recipe, self.prepared, self.batches, ranks, self.total_steps, device)
 
@@ -112,6 +110,7 @@ class Trainer:
         """Train to the end, or to a stop."""
         self.heartbeat.beat("loading")
         self.progress = self.checkpointing.resume(self.environment.attempt)
+        self.monitors.resume(self.progress.step)
         self.log = (
             MetricsLog(
                 self.folder,
@@ -143,8 +142,8 @@ class Trainer:
             is_best = False
             if self._evaluation_is_due() and not self._stop_is_agreed():
                 is_best = self._evaluate()
-            if self.monitors is not None and self.monitors.are_due(progress.step, is_last=self._is_over()):
-                self._monitor(self.monitors)
+            if self.monitors.are_due(progress.step, is_last=self._is_over()):
+                self._monitor()
             if self._answers_are_due():
                 self._score_answers(f"step-{progress.step}")
             stops = self._stop_is_agreed()
@@ -196,10 +195,10 @@ class Trainer:
                 say(f"early stopping: no fall in {progress.evaluations_without_fall} evaluations")
         return place is not None and evaluation.best_at_end
 
-    def _monitor(self, monitors: Monitors) -> None:
+    def _monitor(self) -> None:
         """Measure attention and softcaps, unless a stop comes first."""
         self.heartbeat.beat("monitoring")
-        reading = monitors.measure(self.progress.step, self._stop_is_agreed)
+        reading = self.monitors.measure(self.progress.step, self._stop_is_agreed)
         if reading is not None and self.log is not None:
             self.log.write_monitors(self.progress.step, self.progress.samples, reading.numbers())
             say(f"step {self.progress.step:>6}/{self.total_steps} | {reading.summary()}")

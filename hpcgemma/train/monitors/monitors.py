@@ -39,7 +39,7 @@ class Monitors:
     """What measures a model.
 
     Args:
-        recipe: What is trained; its ``monitors`` are set.
+        recipe: What is trained; where its ``monitors`` is null, nothing is ever due.
         folder: The run folder; monitors.jsonl is there.
         strategy: The model, spread over the ranks.
         prepared: The held-out rows.
@@ -56,25 +56,33 @@ class Monitors:
         ranks: Ranks,
         device: torch.device,
     ) -> None:
-        assert recipe.monitors is not None
-        self._spec: MonitorsSpec = recipe.monitors
+        self._is_on, self._spec = recipe.monitors is not None, recipe.monitors or MonitorsSpec()
         self._folder, self._strategy, self._prepared = folder, strategy, prepared
         self._ranks, self._device = ranks, device
         self._is_compiled = recipe.training.compile
         self._tolerance = _TOLERANCE_BF16 if recipe.training.precision == "bf16" else _TOLERANCE_FP32
-        lines = list(files.read_json_lines(folder.monitors_file)) if ranks.is_first else []
-        self._first = Reading.of_line(lines[0]) if lines else None
-        self._measured: set[int] = ranks.from_first({line["step"] for line in lines})
+        self._first: Reading | None = None
+        self._measured: set[int] = set()
         self._is_checked, self._obstacle = False, False
-        if ranks.is_first:
+
+    def resume(self, step: int) -> None:
+        """Take up what earlier attempts measured up to this step; later ones are measured again."""
+        if not self._is_on:
+            return
+        earlier: list[dict[str, Any]] = []
+        if self._ranks.is_first:
+            lines = files.read_json_lines(self._folder.monitors_file)
+            earlier = [line for line in lines if line["step"] <= step]
+            self._first = Reading.of_line(earlier[0]) if earlier else None
             spec = self._spec
             what = ", ".join(name.replace("_", " ") for name in spec.measure)
-            count = min(spec.rows, len(prepared.eval))
+            count = min(spec.rows, len(self._prepared.eval))
             say(f"monitors: {what}; every {spec.every_steps} steps on the first {count} held-out rows")
+        self._measured = self._ranks.from_first({line["step"] for line in earlier})
 
     def are_due(self, step: int, *, is_last: bool) -> bool:
         """Return whether this step is to be measured: the first, the last, and every so many between."""
-        if self._obstacle or step in self._measured:
+        if not self._is_on or self._obstacle or step in self._measured:
             return False
         return is_last or step % self._spec.every_steps == 0
 
