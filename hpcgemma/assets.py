@@ -48,6 +48,12 @@ def folders(kind: Kind) -> list[Path]:
     return [user_config_dir() / name, _PACKAGE / name, _PACKAGE.parent / name]
 
 
+def shipped_folder(kind: Kind) -> Path:
+    """Return the folder of what hpcgemma itself brings of a kind."""
+    name = _FOLDER[kind]
+    return _PACKAGE / name if (_PACKAGE / name).is_dir() else _PACKAGE.parent / name
+
+
 def names(kind: Kind) -> list[str]:
     """Return the names of all files of a kind, sorted."""
     suffix = _SUFFIX[kind]

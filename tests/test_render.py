@@ -21,7 +21,14 @@ RECIPES = [name for name in recipe_names() if not name.endswith("_tiny")] + ["sv
 SCRIPTS = [
     (profile, recipe) for profile in PROFILES for recipe in RECIPES if "tpu" not in recipe or profile != "leonardo"
 ]
-COMMAND = ["/opt/python", "-P", "-u", "-m", "submitit.core._submit", "/scratch/runs/r/submitit"]
+COMMAND = [
+    "/opt/python",
+    "-P",
+    "-u",
+    "/scratch/runs/r/code/hpcgemma/start.py",
+    "submitit.core._submit",
+    "/scratch/runs/r/submitit",
+]
 
 
 def plan_of(profile: str, recipe: str) -> Plan:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from hpcgemma import snapshot
+from hpcgemma.runs.folder import RunFolder
 
 
-def supervisor_command(submitit_dir: Path) -> list[str]:
+def supervisor_command(folder: RunFolder) -> list[str]:
     """Return the command line by which submitit's worker loads the supervisor and calls it.
 
-    ``-P`` keeps the working folder out of the import path: a user's own queue.py must not shadow anything.
+    submitit's pickle names the supervisor by its module, so what is imported is the run's own copy of hpcgemma.
     """
-    return [sys.executable, "-P", "-u", "-m", "submitit.core._submit", str(submitit_dir)]
+    return [*snapshot.start_command(folder.package_dir, "submitit.core._submit"), str(folder.submitit_dir)]

@@ -34,7 +34,7 @@ class LocalExecutor(submitit.LocalExecutor):
 
     @property
     def _submitit_command_str(self) -> str:
-        return shlex.join(supervisor_command(self.folder))
+        return shlex.join(supervisor_command(self.run_folder))
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         """Start submitit's controller, which reads its orders from these variables (submitit/local/local.py)."""

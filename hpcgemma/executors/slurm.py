@@ -57,7 +57,7 @@ class SlurmExecutor(submitit.SlurmExecutor):
 
     @property
     def _submitit_command_str(self) -> str:
-        return shlex.join(supervisor_command(self.folder))
+        return shlex.join(supervisor_command(self.run_folder))
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return self.render(shlex.split(command))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from hpcgemma.executors import supervisor_command
 from hpcgemma.plan import Plan
 from hpcgemma.profiles import Profile
 from hpcgemma.recipes import Recipe
+from hpcgemma.recipes.libraries import library_versions
 from hpcgemma.render import render_script
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
@@ -31,7 +31,7 @@ Supervisor = Callable[[str], str]
 
 def preview(plan: Plan, run_folder: Path) -> str:
     """Return exactly what would be submitted: the job script, or the local command line."""
-    command = supervisor_command(run_folder / "submitit")
+    command = supervisor_command(RunFolder(run_folder))
     if plan.scheduler == "none":
         return shlex.join(command)
     return render_script(plan, run_folder=run_folder, command=command)
@@ -125,7 +125,7 @@ def _run_file(entry: RunEntry, plan: Plan, profile: Profile, recipe: Recipe) -> 
         "run_id": entry.run_id,
         "created": entry.created,
         "submitted_from": str(Path.cwd()),
-        "versions": {"hpcgemma": __version__, "python": platform.python_version()},
+        "versions": {"hpcgemma": __version__, "libraries": library_versions(recipe)},
         "plan": plan.as_mapping(),
         "recipe": recipe.model_dump(mode="json"),
         "profile": profile.model_dump(mode="json"),

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hpcgemma import files
+from hpcgemma import files, snapshot
 
 EventName = Literal[
     "submitted",  # a job was handed to the scheduler: job_id, by
-    "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks
+    "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks, code
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
     "warned",  # a warning arrived: attempt, signal, cause
     "saved",  # a checkpoint was committed: step, samples, seconds
@@ -21,7 +21,7 @@ EventName = Literal[
     "ended",  # an attempt ended: attempt, ending, sentence, step
     "relaunched",  # the ranks are started again in the same allocation: attempt
     "continued",  # the run goes on in another job, or in this one requeued: by, job_id
-    "changed",  # the launcher resumes it under other settings: settings, walltime
+    "changed",  # the launcher resumes it otherwise: settings, walltime, allowed
     "hastened",  # the launcher ended the wait of a requeued job: job_id
     "cancelled",  # the user asked for the end: job_id
     "finished",  # final/ is complete: step
@@ -48,6 +48,15 @@ class RunFolder:
     def script_file(self) -> Path:
         """The job script as it was submitted."""
         return self.path / "job.sbatch"
+
+    @property
+    def code_dir(self) -> Path:
+        """What the run's jobs import: a copy of the hpcgemma that submitted it."""
+        return self.path / "code"
+
+    @property
+    def package_dir(self) -> Path:
+        return self.code_dir / snapshot.NAME
 
     @property
     def events_file(self) -> Path:

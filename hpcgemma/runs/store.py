@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from hpcgemma import assets, files
+from hpcgemma import assets, files, snapshot
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.runs.folder import RunFolder
 
@@ -63,7 +63,11 @@ def free_name(runs_dir: Path, recipe: str) -> str:
 
 
 def create_run(entry: RunEntry, content: dict[str, Any]) -> RunFolder:
-    """Create the run folder with its run.yaml, and enter it into the index.
+    """Create the run folder with its run.yaml and a copy of hpcgemma, and enter it into the index.
+
+    Args:
+        entry: The run.
+        content: The content of run.yaml; the hash of the copy is added to its versions.
 
     Raises:
         InputError: The name is taken, or the folder cannot be written.
@@ -84,6 +88,7 @@ def create_run(entry: RunEntry, content: dict[str, Any]) -> RunFolder:
     try:
         for path in (folder.attempts_dir, folder.checkpoints_dir, folder.heartbeat_dir, folder.submitit_dir):
             path.mkdir(mode=files.PRIVATE_DIR_MODE)
+        content["versions"]["code"] = snapshot.take_snapshot(folder.code_dir)
         files.write_atomically(folder.run_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         _write_index(entry)
     except OSError as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hpcgemma import snapshot
 from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise import launchers
@@ -58,6 +59,7 @@ class Attempt:
             nodes=self.plan.nodes,
             node_list=self.allocation.node_list,
             ranks=self.plan.world_size,
+            code=snapshot.code_hash(),
         )
         ranks = launchers.start_ranks(
             self.plan,

@@ -7,17 +7,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hpcgemma import snapshot
 from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
 
-TRAINER = (sys.executable, "-P", "-u", "-m", "hpcgemma.train")
+TRAINER = tuple(snapshot.start_command(snapshot.PACKAGE, "hpcgemma.train"))
+"""The trainer out of the package that this supervisor itself was imported from."""
 _KILL_AFTER_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
@@ -227,7 +228,7 @@ def prepare(folder: RunFolder, attempt: int, environment: Mapping[str, str]) -> 
     """Start the one process that tokenizes the data before any rank exists."""
     with (folder.attempt_dir(attempt) / "prepare.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-u", "-m", "hpcgemma.train.prepare", str(folder.path)],
+            [*snapshot.start_command(snapshot.PACKAGE, "hpcgemma.train.prepare"), str(folder.path)],
             env={**environment, "RANK": "0", "WORLD_SIZE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
