@@ -91,6 +91,12 @@ MESSAGES = [
     "monitors: nothing is measured",
     "monitors read attention scores",
     "monitors.measure names",
+    "what decides the result has changed since step was saved",
+    "decides what the weights become",
+    "decides what the checkpoints are made of",
+    "the copy of hpcgemma with which run began is gone",
+    "was written by another version of hpcgemma",
+    "the data or its settings changed since this run began",
 ]
 
 

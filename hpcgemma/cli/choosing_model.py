@@ -12,6 +12,7 @@ from hpcgemma.checkpoints import Checkpoint
 from hpcgemma.cli import choosing
 from hpcgemma.errors import InputError
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.provenance import STATE_NAME
 from hpcgemma.runs.store import RunEntry
 
 FINAL = "final"
@@ -75,7 +76,7 @@ def _checkpoint_of(entry: RunEntry, wanted: str | None) -> str:
 
 def _best_step(folder: RunFolder, newest: Checkpoint) -> str:
     """Return the step of the lowest held-out loss, as the newest checkpoint knows it."""
-    path = newest.path / "trainer_state.json"
+    path = newest.path / STATE_NAME
     try:
         best = json.loads(path.read_text(encoding="utf-8"))["progress"]["best"]
         return str(best[0][1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from hpcgemma.changes import KINDS
 from hpcgemma.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -20,6 +21,14 @@ wait: Decorator = click.option(
 )
 settings: Decorator = click.option(
     "--set", "settings", multiple=True, metavar="A.B=C", help="Set a field of the recipe; repeatable."
+)
+allow_change: Decorator = click.option(
+    "--allow-change",
+    "allowed",
+    type=click.Choice(KINDS),
+    multiple=True,
+    help="Go on although the recipe, the data or the libraries have changed, and so the result; code: with the "
+    "hpcgemma that is installed now, not with the run's own copy. Repeatable.",
 )
 walltime: Decorator = click.option(
     "--time", "walltime", metavar="HH:MM:SS", help="Time limit of one job; the run goes on in further jobs."

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 @click.command()
 @options.run_argument
 @options.settings
+@options.allow_change
 @options.walltime
 @options.dry_run
 @options.wait
 @options.json_output
 def resume(
-    run: str | None, settings: tuple[str, ...], walltime: str | None, dry_run: bool, wait: bool, as_json: bool
+    run: str | None,
+    settings: tuple[str, ...],
+    allowed: tuple[str, ...],
+    walltime: str | None,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
 ) -> int:
     r"""Go on with a run from its newest checkpoint: the newest unfinished one, or one by name, job id or folder.
 
@@ -28,11 +35,12 @@ def resume(
     hpcgemma resume
     hpcgemma resume gemma2_9b_lora-3
     hpcgemma resume gemma2_9b_lora-3 --set resources.gpus_per_node=4
+    hpcgemma resume gemma2_9b_lora-3 --allow-change libraries
     """
     from hpcgemma import checkpoints
-    from hpcgemma.cli import changing, choosing, console, waiting
+    from hpcgemma.cli import changing, choosing, console, differences, waiting
     from hpcgemma.cli.submit import show_notes
-    from hpcgemma.errors import InputError, SchedulerError
+    from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
     from hpcgemma.executors import submission
     from hpcgemma.plan import Plan
     from hpcgemma.runs import store, tracking
@@ -52,10 +60,15 @@ def resume(
         stopped = [pair for pair in unfinished if not pair[1].status.is_active]
         entry = (stopped or unfinished)[0][0]
     content = store.read_run_file(entry.folder)
-    plan = Plan.from_mapping(content["plan"])
+    try:
+        plan = Plan.from_mapping(content["plan"])
+    except HpcGemmaError as error:
+        own = differences.own_command(entry.folder, "resume", entry.name)
+        raise InputError(error.problem, f"use the run's own copy of hpcgemma: {own}") from error
     notes: list[Finding] = []
+    is_changed = bool(settings or walltime is not None or allowed)
     if settings or walltime is not None:
-        content, plan, notes = changing.changed(entry, content, settings, walltime, client)
+        content, plan, notes = changing.changed(entry, content, settings, walltime, client, allowed)
 
     with store.sole_submitter(entry):
         state = tracking.track([entry], client)[0]
@@ -70,7 +83,7 @@ def resume(
             f"from its checkpoint at step {found[-1].step}" if found else "from the start: it has no checkpoint yet"
         )
         job_id = state.job_id
-        if state.status.is_active and (settings or walltime is not None):
+        if state.status.is_active and is_changed:
             raise InputError(
                 f"run {entry.name} is {state.status.value} as job {job_id}; it is changed only while no job has it",
                 f"hpcgemma cancel {entry.name}, which saves first; then this command again",
@@ -79,15 +92,17 @@ def resume(
             hastened = tracking.end_requeue_wait(entry, state, client)
             what = "asked Slurm to start it now" if hastened else "it goes on by itself"
             console.say(f"run {entry.name} is {state.status.value} as job {job_id}: {what}")
-        elif dry_run:
-            show_notes(notes)
-            console.say(f"run {entry.name} would go on {origin}")
-            return 0
         else:
-            if settings or walltime is not None:
+            show_notes(notes)
+            differences.show_and_check(entry, content, found[-1] if found else None, allowed)
+            if dry_run:
+                console.say(f"run {entry.name} would go on {origin}")
+                return 0
+            is_changed |= differences.renew_code(entry, content, allowed)
+            if is_changed:
+                content = differences.with_allowance(content, found[-1] if found else None, allowed)
                 store.rewrite_run_file(entry.folder, content)
-                entry.folder.record("changed", settings=list(settings), walltime=walltime)
-                show_notes(notes)
+                entry.folder.record("changed", settings=list(settings), walltime=walltime, allowed=list(allowed))
             job_id = submission.submit_again(entry, plan, client, supervise)
             console.say(f"run {entry.name} goes on as job {job_id} {origin}")
     if wait:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
+from hpcgemma.changes import Change
 from hpcgemma.recipes.types import Recipe
+
+_WORDS = {"name", "description"}
+_DATA_SECTIONS = {"data", "tokenizer"}
+_FIXED_SECTIONS = {"model", "tokenizer", "lora"}
+_FIXED_FIELDS = {"optimizer.name", "training.global_batch", "training.trained_weights"}
+"""With the sections: what a checkpoint's tensors are, and what its position counts."""
+_LOADABLE_FIELDS = {"model.attention", "lora.alpha", "lora.dropout"}
+"""Of the sections, what any checkpoint can be loaded under."""
 
 _FREE_SECTIONS = {"name", "description", "resources", "strategy", "tensorboard", "checkpoint", "monitors"}
 _FREE_FIELDS = {
@@ -36,15 +46,37 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def deciding_changes(before: Recipe, after: Recipe) -> list[str]:
-    """Return the fields, by their dotted paths, in which two recipes differ and that decide the weights."""
-    return sorted(_differences(_deciding(before), _deciding(after), ""))
+def recipe_changes(before: Recipe, after: Recipe) -> list[Change]:
+    """Return the fields in which two recipes differ, by their dotted paths; what rows become is of the kind data."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    deciding = set(_differences(_deciding(before), _deciding(after), ""))
+    return [
+        Change(
+            kind="data" if field.split(".")[0] in _DATA_SECTIONS else "recipe",
+            field=field,
+            before=_shown(old, field),
+            now=_shown(new, field),
+            decides=field in deciding,
+        )
+        for field in sorted(_differences(old, new, ""))
+        if field not in _WORDS
+    ]
+
+
+def needs_a_new_run(changes: Iterable[Change]) -> list[str]:
+    """Return the changed fields under which a checkpoint cannot be loaded, or does not say where to go on."""
+    return [
+        each.field
+        for each in changes
+        if each.field in _FIXED_FIELDS
+        or (each.field.split(".")[0] in _FIXED_SECTIONS and each.field not in _LOADABLE_FIELDS)
+    ]
 
 
 def free_fields() -> list[str]:
     """Return what may change between two attempts, by dotted paths; a section stands for all its fields."""
     fields = [f"{section}.{name}" for section, names in _FREE_FIELDS.items() for name in names]
-    return sorted([*(_FREE_SECTIONS - {"name", "description"}), *fields])
+    return sorted([*(_FREE_SECTIONS - _WORDS), *fields])
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
@@ -52,6 +84,13 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     for section, names in _FREE_FIELDS.items():
         content[section] = {key: value for key, value in content[section].items() if key not in names}
     return content
+
+
+def _shown(content: Any, path: str) -> str:
+    """Return a field's value as YAML in one line, as after ``--set``."""
+    for name in path.split("."):
+        content = content.get(name) if isinstance(content, dict) else None
+    return json.dumps(content, ensure_ascii=False) if not isinstance(content, str) else content
 
 
 def _differences(before: Any, after: Any, path: str) -> list[str]:

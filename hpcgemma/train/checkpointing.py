@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcgemma import checkpoints, files
+from hpcgemma.changes import accepted, refusal_of, refused
 from hpcgemma.checkpoints import Checkpoint
 from hpcgemma.errors import InputError
+from hpcgemma.recipes.fingerprint import needs_a_new_run
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.provenance import STATE_NAME, Provenance, changes_since, provenance_of
 from hpcgemma.train.failures import DISK_ERRNOS, DiskError
 from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
@@ -28,8 +31,6 @@ T = TypeVar("T")
 STATE_DIR = "state"
 """Weights and optimizer states, written by all ranks."""
 
-STATE_NAME = "trainer_state.json"
-
 
 class Checkpointing:
     """The checkpoints of one run, as the trainer writes and reads them.
@@ -39,8 +40,9 @@ class Checkpointing:
         ranks: All ranks.
         strategy: It writes and reads trained weights and the optimizer's state.
         run_id: Identity of the run.
-        recipe_fingerprint: A checkpoint under another one is refused.
-        data_fingerprint: Likewise.
+        recipe_fingerprint: What of the recipe decides the weights, as a hash.
+        made_with: What this attempt trains with; a checkpoint made with what would give another result is refused.
+        allowed: Kinds of changes that are accepted all the same, each up to the checkpoint of a step.
         keep: Newest checkpoints kept, beside the best.
     """
 
@@ -52,13 +54,14 @@ class Checkpointing:
         *,
         run_id: str,
         recipe_fingerprint: str,
-        data_fingerprint: str,
+        made_with: Provenance,
+        allowed: Mapping[str, int],
         keep: int,
     ) -> None:
         self._folder, self._ranks = folder, ranks
         self._strategy = strategy
         self._run_id, self._keep = run_id, keep
-        self._recipe_fingerprint, self._data_fingerprint = recipe_fingerprint, data_fingerprint
+        self._recipe_fingerprint, self._made_with, self._allowed = recipe_fingerprint, made_with, allowed
         self._verified: set[Path] = set()
         self.saved_step: int | None = None
         """Step of the newest checkpoint that is on the disk."""
@@ -67,10 +70,10 @@ class Checkpointing:
         """Load the newest checkpoint that verifies and return where it stands; the beginning where there is none.
 
         Raises:
-            InputError: It was made by another run, recipe or data.
+            InputError: It was made by another run, or with another recipe, other data, code or libraries.
         """
         chosen: Checkpoint | None = None
-        refusal: str | None = None
+        refusal: tuple[str, str] | None = None
         if self._ranks.is_first:
             self._folder.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.remove_staging(self._folder.checkpoints_dir)
@@ -78,11 +81,7 @@ class Checkpointing:
             refusal = self._refusal(chosen) if chosen else None
         chosen, refusal = self._ranks.from_first((chosen, refusal))
         if refusal is not None:
-            raise InputError(
-                refusal,
-                f"start a new run (hpcgemma submit), or move {self._folder.checkpoints_dir} away to begin this one "
-                "anew",
-            )
+            raise InputError(*refusal)
         if chosen is None:
             return Progress()
         state = _state_of(chosen.path)
@@ -184,7 +183,7 @@ class Checkpointing:
         """Turn what all ranks wrote into a checkpoint; rank 0."""
         state = {
             "progress": progress.to_json(),
-            "data_fingerprint": self._data_fingerprint,
+            "made_with": self._made_with.to_json(),
             "world_size": self._ranks.world_size,
         }
         (staging / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
@@ -210,14 +209,23 @@ class Checkpointing:
         )
         self._verified -= {each.path for each in deleted}
 
-    def _refusal(self, checkpoint: Checkpoint) -> str | None:
-        """Return why a checkpoint is not this run's, or None."""
+    def _refusal(self, checkpoint: Checkpoint) -> tuple[str, str] | None:
+        """Say what has changed since a checkpoint; return why it is refused and what to do, or None. Rank 0."""
+        anew = f"start a new run (hpcgemma submit), or move {self._folder.checkpoints_dir} away to begin this one anew"
         if checkpoint.run_id != self._run_id:
-            return f"{checkpoint.path} belongs to run {checkpoint.run_id!r}, this is {self._run_id!r}"
-        if checkpoint.recipe_fingerprint != self._recipe_fingerprint:
-            return f"{checkpoint.path} was trained with another recipe than run.yaml now holds"
-        if _state_of(checkpoint.path)["data_fingerprint"] != self._data_fingerprint:
-            return f"{checkpoint.path} was trained on other data than is prepared now"
+            return f"{checkpoint.path} belongs to run {checkpoint.run_id!r}, this is {self._run_id!r}", anew
+        before = provenance_of(checkpoint.path)
+        changes = changes_since(before, self._made_with)
+        for each in changes:
+            say(f"changed since {checkpoint.path.name}: {each}")
+        allowed = accepted(self._allowed, checkpoint.step)
+        bad = refused(changes, allowed)
+        if bad:
+            problem, hint = refusal_of(bad, step=checkpoint.step, run=self._folder.path.name)
+            return problem, anew if needs_a_new_run(bad) else hint
+        is_known = before.recipe is not None or allowed & {"recipe", "data"}
+        if not is_known and checkpoint.recipe_fingerprint != self._recipe_fingerprint:
+            return f"{checkpoint.path} was trained with another recipe than run.yaml now holds", anew
         return None
 
     def _report_set_aside(self, checkpoint: Checkpoint, problem: str) -> None:

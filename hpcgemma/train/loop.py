@@ -15,10 +15,13 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
+from hpcgemma import snapshot
 from hpcgemma.errors import HpcGemmaError
 from hpcgemma.recipes.fingerprint import recipe_fingerprint
+from hpcgemma.recipes.libraries import library_versions
 from hpcgemma.recipes.types import Recipe
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.provenance import Provenance
 from hpcgemma.train import generation
 from hpcgemma.train.checkpointing import Checkpointing
 from hpcgemma.train.data.batches import MicroBatch, TrainingBatches
@@ -34,6 +37,7 @@ from hpcgemma.train.learner import Learner, StepResult
 from hpcgemma.train.metrics import MetricsLog, StepMetrics, peak_memory_gib, say
 from hpcgemma.train.monitors.monitors import Monitors
 from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.runfile import allowed_changes
 from hpcgemma.train.scoring import numbers_of, perplexity, score
 from hpcgemma.train.scoring.targets import judge, sentence_of
 from hpcgemma.train.signals import StopRequest, signal_name
@@ -99,7 +103,13 @@ class Trainer:
             self.strategy,
             run_id=run_id,
             recipe_fingerprint=recipe_fingerprint(recipe),
-            data_fingerprint=self.prepared.fingerprint,
+            made_with=Provenance(
+                recipe=recipe,
+                data=self.prepared.fingerprint,
+                code=snapshot.code_hash() if ranks.is_first else None,
+                libraries=library_versions(recipe),
+            ),
+            allowed=allowed_changes(folder),
             keep=recipe.checkpoint.keep,
         )
         self.monitors = Monitors(recipe, folder, self.strategy, self.prepared, ranks, device)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcgemma import files
+from hpcgemma.changes import accepted
 from hpcgemma.checkpoints import find_checkpoints
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.recipes.types import Recipe
@@ -43,14 +44,14 @@ from hpcgemma.train.data.prepared import TOKENIZER_NAME
 from hpcgemma.train.data.processor import write_processor
 from hpcgemma.train.data.prompts import SpecialIds
 from hpcgemma.train.data.selection import Selection
-from hpcgemma.train.data.sources import Sources, check_formats, open_sources
+from hpcgemma.train.data.sources import DataFile, Sources, check_formats, open_sources
 from hpcgemma.train.data.summary import SUMMARY_NAME, describe, file_sizes, present_summary, read_summary
 from hpcgemma.train.data.token_rows import TokenRows
 from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
 from hpcgemma.train.data.turn_format import turn_format
 from hpcgemma.train.data.unwinding import unwinds_at_sigterm
 from hpcgemma.train.failures import DataError, attempt_number, failure_of, write_failure
-from hpcgemma.train.runfile import read_run
+from hpcgemma.train.runfile import allowed_changes, read_run
 
 
 def prepare(folder: RunFolder) -> dict[str, Any]:
@@ -72,10 +73,16 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
     if present:
         if present["fingerprint"] == fingerprint:
             return present
-        if find_checkpoints(folder.checkpoints_dir):
-            names = ", ".join(dict.fromkeys(str(source.path) for source in sources)) or "recipe"
+        found = find_checkpoints(folder.checkpoints_dir)
+        if found and "data" not in accepted(allowed_changes(folder), found[-1].step):
             raise InputError(
-                f"the data or its settings changed since this run began ({names})",
+                f"the data or its settings changed since this run began ({_changes(present, wanted, sources)})",
+                f"restore them, or accept that the result changes: hpcgemma resume {folder.path.name} "
+                "--allow-change data",
+            )
+        if found and recipe.tokenizer.train_vocab_size is not None:
+            raise InputError(
+                "the data changed since this run began, and its tokenizer was trained from them",
                 "restore them to resume, or start a new run: hpcgemma submit",
             )
     for leftover in folder.path.glob(".preparing-*"):
@@ -90,6 +97,14 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
     staging.rename(folder.prepared_dir)
     files.fsync_path(folder.path)
     return read_summary(folder.prepared_dir)
+
+
+def _changes(before: dict[str, Any], settings: dict[str, Any], sources: Sequence[DataFile]) -> str:
+    """Return what of the data differs from what was prepared: settings by name, or the files whose content does."""
+    old, new = before["settings"]["data"], settings["data"]
+    fields = [f"data.{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(new) if old.get(name) != new[name]]
+    names = ", ".join(dict.fromkeys(str(source.path) for source in sources)) or "recipe"
+    return "; ".join(fields) or names
 
 
 def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_to: Path | None = None) -> Path:

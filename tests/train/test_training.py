@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -372,7 +374,34 @@ def test_a_resume_with_another_recipe_is_refused(whole_batches: Run, tmp_path: P
     run.change({**THREE_STEPS, "training.micro_batch": 8, "optimizer.learning_rate": 0.5})
     outcome = run.train_here()
     assert outcome["kind"] == "input"
-    assert "step-3 was trained with another recipe than run.yaml now holds" in outcome["sentence"]
+    assert outcome["sentence"] == (
+        "what decides the result has changed since step 3 was saved: optimizer.learning_rate: 0.002 -> 0.5"
+    )
+    assert outcome["hint"] == (
+        "restore it, or accept that the result changes: hpcgemma resume run --allow-change recipe"
+    )
+
+
+def test_a_library_that_decides_the_result_must_be_the_checkpoints_until_another_is_allowed(
+    whole_batches: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = whole_batches.copy(tmp_path / "run")
+    shutil.rmtree(run.folder.final_dir)
+    for name in ("accelerate", "safetensors"):
+        metadata = tmp_path / f"{name}-99.0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = run.train_here()
+    assert outcome["sentence"].startswith("what decides the result has changed since step 3 was saved: accelerate: ")
+    assert outcome["sentence"].endswith(" -> 99.0")
+    assert re.search(
+        r"changed since step-3: safetensors: .* -> 99.0 \(does not change the result\)\n", capsys.readouterr().out
+    )
+    content = yaml.safe_load(run.folder.run_file.read_text())
+    for step, ending in ((2, "failed"), (3, "finished")):
+        run.folder.run_file.write_text(yaml.safe_dump(content | {"allowed_changes": {"libraries": step}}))
+        assert run.train_here()["outcome"] == ending
 
 
 def limit_file_size() -> None:
