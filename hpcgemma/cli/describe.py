@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from typing import Any
 
+from hpcgemma import files
 from hpcgemma.cli import console
 from hpcgemma.runs import store
 from hpcgemma.runs.progress import Progress, read_progress, read_scores
 from hpcgemma.runs.state import RunState, RunStatus, count_attempts
 from hpcgemma.runs.store import RunEntry
+from hpcgemma.runs.time_use import costs, predicted_ettr, time_use
+
+_TIMES = ("productive", "saving", "restarting", "lost")
+_PREDICTED_AT_H = (2, 24)
+"""Mean hours between interruptions for which an ETTR is predicted."""
 
 
 def figures(progress: Progress) -> str:
@@ -23,8 +31,14 @@ def figures(progress: Progress) -> str:
     return "  ".join(parts)
 
 
-def as_mapping(entry: RunEntry, state: RunState) -> dict[str, Any]:
-    """Return everything about a run as plain values. These names are what scripts rely on."""
+def as_mapping(entry: RunEntry, state: RunState, *, with_time: bool = True) -> dict[str, Any]:
+    """Return everything about a run as plain values. These names are what scripts rely on.
+
+    Args:
+        entry: The run.
+        state: Its state.
+        with_time: Whether to add where its time went, for which all of its metrics are read.
+    """
     progress = read_progress(entry.folder)
     events = entry.folder.events()
     job = state.job
@@ -51,7 +65,21 @@ def as_mapping(entry: RunEntry, state: RunState) -> dict[str, Any]:
         "seconds_left": progress.seconds_left if progress and not state.status.is_final else None,
         "answers": read_scores(entry.folder),
         "final": str(entry.folder.final_dir) if entry.folder.final_dir.is_dir() else None,
+        **({"time": time_facts(entry, state, events)} if with_time else {}),
     }
+
+
+def time_facts(entry: RunEntry, state: RunState, events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return where a run's time went, its ETTR, and the ETTR that its measured costs predict."""
+    now = time.time() if state.status.is_active else None
+    use = time_use(events, files.read_json_lines(entry.folder.metrics_file), now)
+    known = costs(events)
+    predicted = {
+        f"{hours} h": round(predicted_ettr(**asdict(known), mtti_s=hours * 3600), 4)
+        for hours in _PREDICTED_AT_H
+        if known is not None
+    }
+    return use.as_mapping() | {"predicted_ettr": predicted}
 
 
 def show_one(entry: RunEntry, state: RunState) -> None:
@@ -74,6 +102,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("eval loss", _number(facts["eval_loss"], ".4f")),
             ("tokens/s", _number(facts["tokens_per_s"], ",.0f")),
             ("time left", console.duration(facts["seconds_left"]) if running else ""),
+            ("ETTR", _time_words(facts["time"])),
             *(("answers", line) for line in _answers(facts["answers"])),
             ("folder", entry.path),
             ("result", facts["final"] or ""),
@@ -83,7 +112,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
 
 def table_row(entry: RunEntry, state: RunState) -> list[str]:
     """Return one line of the table of runs."""
-    facts = as_mapping(entry, state)
+    facts = as_mapping(entry, state, with_time=False)
     return [
         entry.name,
         str(state.job_id or ""),
@@ -97,6 +126,17 @@ def table_row(entry: RunEntry, state: RunState) -> list[str]:
 
 
 TABLE_COLUMNS = ["RUN", "JOB", "STATE", "STEP", "LOSS", "LEFT", "ATTEMPTS", "WHY"]
+
+
+def _time_words(facts: dict[str, Any]) -> str:
+    """Return the ETTR, what it is made of, and what it would be under more and fewer interruptions."""
+    if facts["ettr"] is None:
+        return ""
+    parts = ", ".join(f"{console.duration(facts[f'{word}_s'])} {word}" for word in _TIMES)
+    queued = f"; {console.duration(facts['queued_s'])} in the queue" if facts["queued_s"] >= 1 else ""
+    predicted = " and ".join(f"{ettr:.3f} every {every}" for every, ettr in facts["predicted_ettr"].items())
+    expected = f"; interrupted without warning, {predicted} are to be expected" if predicted else ""
+    return f"{facts['ettr']:.3f}: {parts}{queued}{expected}"
 
 
 def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:

@@ -50,7 +50,8 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
     for entry, state in zip(shown, states, strict=True):
         tracking.end_requeue_wait(entry, state, client)
     if as_json:
-        console.result_json([describe.as_mapping(entry, state) for entry, state in zip(shown, states, strict=True)])
+        pairs = zip(shown, states, strict=True)
+        console.result_json([describe.as_mapping(entry, state, with_time=False) for entry, state in pairs])
     elif not shown:
         console.say("no runs yet; try: hpcgemma submit --profile local --recipe svg_captions_tiny --wait")
     else:

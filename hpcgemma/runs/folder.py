@@ -12,11 +12,13 @@ from hpcgemma import files, snapshot
 
 EventName = Literal[
     "submitted",  # a job was handed to the scheduler: job_id, by
+    "began",  # an attempt has its nodes: attempt, job_id
     "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks, code
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
+    "training",  # an attempt's first step begins: attempt, step
     "warned",  # a warning arrived: attempt, signal, cause
-    "saved",  # a checkpoint was committed: step, samples, seconds
-    "save_failed",  # a checkpoint could not be written: step, problem
+    "saved",  # a checkpoint was committed: step, samples, seconds, bytes
+    "save_failed",  # a checkpoint could not be written: step, problem, seconds
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
     "ended",  # an attempt ended: attempt, ending, sentence, step
     "relaunched",  # the ranks are started again in the same allocation: attempt

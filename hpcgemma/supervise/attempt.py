@@ -48,6 +48,7 @@ class Attempt:
 
     def run(self) -> Ending:
         """Run the attempt to its end and return why it ended."""
+        self.folder.record("began", attempt=self.number, job_id=self.allocation.job_id)
         environment = self._environment()
         preparation = self._prepare(environment)
         if preparation is not None:

@@ -113,12 +113,14 @@ class Checkpointing:
         Raises:
             DiskError: The disk refused, and the save must succeed.
         """
+        began = time.monotonic()
         problem = self._write(progress)
         if problem is None:
             self.saved_step = progress.step
             return
         if self._ranks.is_first:
-            self._folder.record("save_failed", step=progress.step, problem=problem)
+            seconds = round(time.monotonic() - began, 3)
+            self._folder.record("save_failed", step=progress.step, problem=problem, seconds=seconds)
         kept = "no checkpoint" if self.saved_step is None else f"step-{self.saved_step}"
         if must_succeed:
             raise DiskError(

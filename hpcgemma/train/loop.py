@@ -142,6 +142,8 @@ class Trainer:
         if not self._is_over():
             self.heartbeat.beat("rehearsing")
             self.learner.rehearse()
+        if self.ranks.is_first:
+            self.folder.record("training", attempt=self.environment.attempt, step=progress.step)
         if progress.step == 0 and not self._score_answers("untrained"):
             return self._ending("stopped")
         micro_batches = iter(self._loader())

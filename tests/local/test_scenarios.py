@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import textwrap
 from pathlib import Path
@@ -78,6 +79,18 @@ def test_a_killed_rank_is_relaunched_in_place(terminal: Terminal, reference: Tra
     assert len({event["job_id"] for event in run.events("started")}) == 1
     assert_same_training(run, reference)
 
+    time = run.status()["time"]
+    killed_at = max(line["step"] for line in run.metrics() if line["attempt"] == 1)
+    assert time["lost_steps"] == killed_at - run.events("resumed")[-1]["step"]
+    assert time["saving_s"] == pytest.approx(sum(event["seconds"] for event in run.events("saved")), rel=0.2)
+    used = sum(time[f"{word}_s"] for word in ("productive", "saving", "restarting", "lost"))
+    assert used == pytest.approx(run.events("ended")[-1]["time"] - run.events("began")[0]["time"], abs=0.01)
+    assert time["ettr"] == pytest.approx(time["productive_s"] / used, abs=1e-3)
+    assert 0 < time["ettr"] < 1
+    assert time["predicted_ettr"].keys() == {"2 h", "24 h"}
+    words = terminal.call("status", run.name).stdout
+    assert re.search(r"ETTR +0\.\d{3}: \d+ s productive, \d+ s saving, \d+ s restarting, \d+ s lost", words)
+
 
 def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_broken(
     terminal: Terminal, reference: Training
@@ -100,6 +113,7 @@ def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_brok
     assert newest.name in aside["checkpoint"]
     assert run.events("resumed")[-1]["step"] < int(newest.name.split("-")[1])
     assert list((run.folder / "checkpoints").glob("bad-*"))
+    assert run.status()["time"]["stopped_s"] > 0
     assert_same_training(run, reference)
 
 
