@@ -29,6 +29,8 @@ class Plan(JobPlan):
     """Name of the warning signal without SIG."""
     signal_lead_s: int
     max_relaunches: int
+    interruption_every_h: float
+    """Mean hours between unannounced interruptions, as assumed before any were seen."""
     accumulation_steps: int
     strategy: StrategyName
     strategy_reason: str
@@ -162,6 +164,7 @@ def make_plan(
         signal=profile.continuation.signal,
         signal_lead_s=lead_s,
         max_relaunches=profile.continuation.max_relaunches,
+        interruption_every_h=profile.continuation.interruption_every_h,
         accumulation_steps=accumulation,
         strategy=choice.name,
         strategy_reason=choice.reason,

@@ -109,6 +109,9 @@ class ContinuationSpec(Section):
     """Seconds before the time limit at which Slurm warns; it may come up to 60 s early (sbatch --signal)."""
     max_relaunches: int = Field(3, ge=0)
     """Relaunches in the same allocation without a new checkpoint between them, before the run is given up."""
+    interruption_every_h: float = Field(24.0, gt=0)
+    """Mean hours between interruptions that nothing announces, such as a lost node or preemption without grace, to be
+    assumed until the run has seen some; for `checkpoint.every_steps: auto`."""
 
 
 class NetworkSpec(Section):

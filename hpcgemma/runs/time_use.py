@@ -15,6 +15,8 @@ from typing import Any
 
 Events = Sequence[Mapping[str, Any]]
 
+_SAVED_ENDINGS = ("finished", "stopped")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeUse:
@@ -79,6 +81,23 @@ def predicted_ettr(
     return 1 / (1 + save_s / interval_s + (lost + restart_s) / mtti_s)
 
 
+def hours_to_loss(events: Events, *, assumed_h: float) -> float:
+    """Return the mean hours with nodes to an interruption that loses work, as far as the run has seen.
+
+    What was assumed counts like one such interruption that was seen, so that a run without any keeps nearly that, and
+    one of many follows what it sees.
+
+    Args:
+        events: The run's events.
+        assumed_h: What to assume before any were seen.
+    """
+    attempts = _attempts(events, ())
+    ended = attempts[:-1]
+    lost = sum(each.first_step_at is not None and each.ending not in _SAVED_ENDINGS for each in ended)
+    seconds = sum(_end_of(each, attempts[index + 1 :], None) - each.began for index, each in enumerate(attempts))
+    return (assumed_h + seconds / 3600) / (1 + lost)
+
+
 @dataclass(slots=True)
 class _Attempt:
     """One launch of the ranks, from getting the nodes to its end."""
@@ -98,7 +117,7 @@ class _Attempt:
     last_step: int = 0
     last_sign: float = 0.0
     ended: float | None = None
-    finished: bool = False
+    ending: str = ""
 
 
 def time_use(events: Events, metrics: Iterable[Mapping[str, Any]], now: float | None) -> TimeUse:
@@ -166,7 +185,7 @@ def _attempts(events: Events, metrics: Iterable[Mapping[str, Any]]) -> list[_Att
         elif kind == "save_failed":
             current.failed_saves.append((at, float(event.get("seconds", 0.0))))
         elif kind == "ended" and event.get("attempt") == current.number:
-            current.ended, current.finished = at, event.get("ending") == "finished"
+            current.ended, current.ending = at, str(event.get("ending"))
         if kind in ("started", "resumed", "training", "saved", "save_failed", "warned"):
             current.last_sign = max(current.last_sign, at)
     for line in metrics:
@@ -187,7 +206,7 @@ def _end_of(attempt: _Attempt, later: Sequence[_Attempt], now: float | None) -> 
 
 def _safe_step(attempt: _Attempt, end: float) -> int:
     """Return the step that the run can go on from, as far as the attempt itself knows: all, while it goes on."""
-    if attempt.finished or (attempt.ended is None and end > attempt.last_sign):
+    if attempt.ending == "finished" or (attempt.ended is None and end > attempt.last_sign):
         return attempt.last_step
     return attempt.saves[-1][0] if attempt.saves else attempt.first_step
 
@@ -222,7 +241,7 @@ def _add_attempt(total: dict[str, float], attempt: _Attempt, later: Sequence[_At
         kept_until = min(ends[-1] if ends else first, end)
         total["lost_s"] += end - kept_until
         total["lost_steps"] += attempt.last_step - max(kept_step, attempt.first_step)
-    elif attempt.ended is not None and not attempt.finished and attempt.saves:
+    elif attempt.ended is not None and attempt.ending != "finished" and attempt.saves:
         kept_until = min(attempt.saves[-1][1], end)  # it was saved before it ended: nothing of it was lost
         total["restarting_s"] += end - kept_until
     pauses = [(at, seconds) for _, at, seconds in attempt.saves] + attempt.failed_saves

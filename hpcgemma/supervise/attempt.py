@@ -91,6 +91,7 @@ class Attempt:
             "HPCGEMMA_ATTEMPT": str(self.number),
             "HPCGEMMA_DEVICE": self.plan.device,
             "HPCGEMMA_SIGNAL": self.plan.signal,
+            "HPCGEMMA_INTERRUPTION_EVERY_H": str(self.plan.interruption_every_h),
         }
 
     def _prepare(self, environment: Mapping[str, str]) -> Ending | None:

@@ -25,6 +25,8 @@ class Environment:
     """Which launch of this run it is, counted from 1."""
     device: str
     """The device demanded: auto, cpu or cuda."""
+    interruption_every_h: float
+    """Mean hours between interruptions that nothing announces, to be assumed before any were seen."""
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
@@ -56,6 +58,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         world_size=world_size,
         attempt=_whole_number(variables, "HPCGEMMA_ATTEMPT", 1),
         device=device,
+        interruption_every_h=_interruption_every_h(variables),
     )
 
 
@@ -127,6 +130,13 @@ def _choose_xla(environment: Environment) -> torch.device:
         ) from None
     del torch_xla
     return torch.device("xla")  # of which a process has one; its strategy sees to that
+
+
+def _interruption_every_h(variables: Mapping[str, str]) -> float:
+    try:
+        return max(float(variables["HPCGEMMA_INTERRUPTION_EVERY_H"]), 1e-3)
+    except (KeyError, ValueError):
+        return 24.0  # as in a profile that does not say
 
 
 def _whole_number(variables: Mapping[str, str], name: str, default: int) -> int:

@@ -38,6 +38,7 @@ from hpcgemma.train.metrics import MetricsLog, StepMetrics, peak_memory_gib, say
 from hpcgemma.train.monitors.monitors import Monitors
 from hpcgemma.train.ranks import Ranks
 from hpcgemma.train.runfile import allowed_changes
+from hpcgemma.train.save_schedule import SaveSchedule
 from hpcgemma.train.scoring import numbers_of, perplexity, score
 from hpcgemma.train.scoring.targets import judge, sentence_of
 from hpcgemma.train.signals import StopRequest, signal_name
@@ -148,6 +149,13 @@ class Trainer:
             return self._ending("stopped")
         micro_batches = iter(self._loader())
         self.last_log = time.monotonic()
+        schedule = SaveSchedule(
+            self.recipe.checkpoint.every_steps,
+            progress.step,
+            self.folder,
+            self.ranks,
+            interruption_every_h=self.environment.interruption_every_h,
+        )
         while True:
             # A step boundary: evaluate, save, stop. What an interrupted attempt left undone is done here first.
             reached = time.monotonic()
@@ -162,8 +170,11 @@ class Trainer:
             if stops or self._is_over():
                 self._save(must_succeed=True)
                 break
-            if is_best or progress.step % self.recipe.checkpoint.every_steps == 0:
+            is_due = schedule.is_due(progress.step)
+            if (is_due or is_best) and progress.step not in (0, self.checkpointing.saved_step):
+                began = time.monotonic()
                 self._save(must_succeed=False)
+                schedule.note_saved(progress.step, time.monotonic() - began)
             self.last_log += time.monotonic() - reached  # the speed logged is that of the steps
 
             self._step(micro_batches)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hpcgemma.runs.time_use import Costs, TimeUse, costs, predicted_ettr, time_use
+from hpcgemma.runs.time_use import Costs, TimeUse, costs, hours_to_loss, predicted_ettr, time_use
 
 Event = dict[str, Any]
 
@@ -168,3 +168,17 @@ def test_the_prediction_is_that_of_the_model(
         save_s=save_s, interval_s=interval_s, restart_s=restart_s, lost_s=lost_s, mtti_s=mtti_h * 3600
     )
     assert said == pytest.approx(ettr, abs=0.001)
+
+
+def test_how_often_something_ends_a_run_without_warning_is_assumed_and_then_seen() -> None:
+    hour = 3600.0
+    events = [event(0, "began", attempt=1), event(60, "training", attempt=1, step=0)]
+    assert hours_to_loss(events, assumed_h=24) == pytest.approx(24 + 60 / hour)
+    events += [
+        event(2 * hour, "ended", attempt=1, ending="rank_died"),
+        event(2 * hour, "began", attempt=2),
+        event(2 * hour + 60, "training", attempt=2, step=50),
+        event(6 * hour, "ended", attempt=2, ending="stopped"),  # saved, so nothing was lost
+        event(6 * hour, "began", attempt=3),
+    ]
+    assert hours_to_loss(events, assumed_h=24) == (24 + 6) / 2
