@@ -75,8 +75,9 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
             return present
         found = find_checkpoints(folder.checkpoints_dir)
         if found and "data" not in accepted(allowed_changes(folder), found[-1].step):
+            changes = _changes(present, wanted, fingerprint, sources)
             raise InputError(
-                f"the data or its settings changed since this run began ({_changes(present, wanted, sources)})",
+                f"the data or its settings changed since this run began ({changes})",
                 f"restore them, or accept that the result changes: hpcgemma resume {folder.path.name} "
                 "--allow-change data",
             )
@@ -99,12 +100,12 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
     return read_summary(folder.prepared_dir)
 
 
-def _changes(before: dict[str, Any], settings: dict[str, Any], sources: Sequence[DataFile]) -> str:
-    """Return what of the data differs from what was prepared: settings by name, or the files whose content does."""
+def _changes(before: dict[str, Any], settings: dict[str, Any], fingerprint: str, sources: Sequence[DataFile]) -> str:
+    """Return what of the data differs from what was prepared: the settings that do, or else the files' content."""
     old, new = before["settings"]["data"], settings["data"]
     fields = [f"data.{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(new) if old.get(name) != new[name]]
     names = ", ".join(dict.fromkeys(str(source.path) for source in sources)) or "recipe"
-    return "; ".join(fields) or names
+    return "; ".join(fields) or f"{names}: {before['fingerprint'][:12]} -> {fingerprint[:12]}"
 
 
 def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_to: Path | None = None) -> Path:
