@@ -36,7 +36,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    """Optimizer steps taken; from the folder's name where the manifest cannot be read."""
+    """Optimizer steps taken, from the folder's name, which a sound manifest repeats."""
     samples: int
     """Training rows consumed."""
     manifest: dict[str, Any]
@@ -67,10 +67,16 @@ def find_checkpoints(directory: Path) -> list[Checkpoint]:
     return [found for found in _candidates(directory) if found.manifest]
 
 
+def checkpoint_at(directory: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of a step, however damaged, or None where there is none."""
+    return next((each for each in _candidates(directory) if each.step == step), None)
+
+
 def verify(checkpoint: Checkpoint) -> list[str]:
     """Read a checkpoint's files and return what is wrong with it; an empty list means it is whole.
 
-    It reads every byte: sizes and SHA-256 are compared with the manifest.
+    It reads every byte: sizes and SHA-256 are compared with the manifest, and the manifest with what it was when it
+    was written. A file that the manifest does not list is a fault too: who reads weights reads every file of them.
     """
     manifest = checkpoint.manifest
     if not manifest:
@@ -81,7 +87,7 @@ def verify(checkpoint: Checkpoint) -> list[str]:
     named = _STEP_NAME.fullmatch(checkpoint.path.name)
     if named is None or int(named[1]) != manifest.get("step"):
         problems.append(f"{MANIFEST_NAME} says step {manifest.get('step')!r}; the folder is {checkpoint.path.name}")
-    if manifest.get("sha256") != _hash_of(manifest):
+    if manifest.get("sha256") != _hash_of(manifest) or not _is_as_written(checkpoint):
         problems.append(f"{MANIFEST_NAME} has changed: its SHA-256 is another")
     entries = manifest.get("files")
     if not isinstance(entries, dict) or not entries:
@@ -90,7 +96,8 @@ def verify(checkpoint: Checkpoint) -> list[str]:
         problem = _problem_of_file(checkpoint.path / name, entry)
         if problem:
             problems.append(problem)
-    return problems
+    listed = {MANIFEST_NAME, *entries}
+    return [*problems, *(f"{name} is not listed in {MANIFEST_NAME}" for name in _names_in(checkpoint.path, listed))]
 
 
 def latest_checkpoint(directory: Path, set_aside: SetAside | None = None) -> Checkpoint | None:
@@ -171,7 +178,7 @@ def commit(
         "files": entries,
     }
     manifest["sha256"] = _hash_of(manifest)
-    files.write_atomically(staging / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
+    files.write_atomically(staging / MANIFEST_NAME, _text_of(manifest))
     for folder in {path.parent for path in staging.rglob("*")}:
         files.fsync_path(folder)
     target = staging.with_name(f"step-{step}")
@@ -197,6 +204,9 @@ def prune(
         keep: Newest ones to keep.
         protect: Steps to keep besides, such as the best.
         verified: Folders known to verify, which are not read again.
+
+    Raises:
+        OSError: The disk refused to delete some of them; the others are deleted.
     """
     kept, doomed = 0, []
     for each in reversed(_candidates(directory)):
@@ -205,11 +215,18 @@ def prune(
                 doomed.append(each)
         elif each.path in verified or not verify(each):
             kept += 1
+    refused: OSError | None = None
     for checkpoint in reversed(doomed):
         # The name goes first: a deletion that is cut short leaves nothing that looks like a checkpoint.
         grave = checkpoint.path.with_name(f"{_STAGING_PREFIX}deleted-{checkpoint.path.name}.{os.getpid()}")
-        checkpoint.path.rename(grave)
+        try:
+            checkpoint.path.rename(grave)
+        except OSError as error:
+            refused = refused or error
+            continue
         shutil.rmtree(grave, ignore_errors=True)
+    if refused is not None:
+        raise refused
     return doomed[::-1]
 
 
@@ -227,19 +244,37 @@ def _candidates(directory: Path) -> list[Checkpoint]:
 def _read(path: Path, named_step: int) -> Checkpoint:
     try:
         manifest = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
-        step, samples = int(manifest["step"]), int(manifest["samples"])
+        samples = int(manifest["samples"])
         sizes = [int(entry["size"]) for entry in manifest["files"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return Checkpoint(path=path, step=named_step, samples=0, manifest={})
-    if min(step, samples, *sizes, 0) < 0:
+    if min(samples, *sizes, 0) < 0:
         return Checkpoint(path=path, step=named_step, samples=0, manifest={})
-    return Checkpoint(path=path, step=step, samples=samples, manifest=manifest)
+    return Checkpoint(path=path, step=named_step, samples=samples, manifest=manifest)
 
 
 def _hash_of(manifest: dict[str, Any]) -> str:
     """Return the SHA-256 of a manifest without its own hash."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _text_of(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def _is_as_written(checkpoint: Checkpoint) -> bool:
+    """Whether the manifest is byte for byte what its content was written as; JSON alone would forgive a lost end."""
+    try:
+        return (checkpoint.path / MANIFEST_NAME).read_bytes() == _text_of(checkpoint.manifest).encode()
+    except OSError:
+        return False
+
+
+def _names_in(folder: Path, besides: Collection[str]) -> list[str]:
+    """Return the files of a folder but for some; hidden ones do not count, which file systems make themselves."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return sorted(name for name in names.difference(besides) if not Path(name).name.startswith("."))
 
 
 def _problem_of_file(path: Path, entry: dict[str, Any]) -> str | None:

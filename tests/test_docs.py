@@ -84,6 +84,10 @@ MESSAGES = [
     "was killed by SIGKILL",
     "nothing more could be written",
     "a process that tokenizes was killed",
+
+    "step could not be saved",
+    "old checkpoints could not be deleted",
+    "the checkpoint is damaged",
     "attempts in a row made no new checkpoint",
     "torch cannot see a GPU",
     "the loss is not finite",

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from hpcgemma import checkpoints
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.recipes.types import DataSpec, ModelSpec, Recipe, TrainingSpec
 from hpcgemma.runs.folder import RunFolder
@@ -87,6 +88,7 @@ def of_run(
         if checkpoint is None:
             load_adapters(found.model, folder.final_dir)
         else:
+            _refuse_damaged(folder.checkpoints_dir, checkpoint)
             _load_checkpoint(found.model, place / STATE_DIR)
     except HpcGemmaError:
         raise
@@ -208,6 +210,16 @@ def load_adapters(model: Any, folder: Path) -> None:
         raise InputError(
             f"the adapters in {folder} are of another model: {faulty[0]} differs",
             "install the versions of transformers and peft that the run began with",
+        )
+
+
+def _refuse_damaged(directory: Path, step: int) -> None:
+    found = checkpoints.checkpoint_at(directory, step)
+    problems = ["it is not there"] if found is None else checkpoints.verify(found)
+    if problems:
+        raise InputError(
+            f"the checkpoint {directory / f'step-{step}'} is damaged: {'; '.join(problems)}",
+            "choose another with --checkpoint",
         )
 
 

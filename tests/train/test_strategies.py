@@ -313,7 +313,9 @@ def test_deepspeeds_configuration_is_in_the_run_folder(bench: Bench) -> None:
     }
 
 
-def test_a_checkpoint_holds_no_pickle(bench: Bench) -> None:
+def test_a_checkpoint_holds_no_pickle_and_one_file_of_each_rank(bench: Bench) -> None:
     for strategy in STRATEGIES:
         state = bench.run("full", strategy).folder.checkpoints_dir / "step-20" / "state"
-        assert {path.suffix for path in state.iterdir()} == {".safetensors"}
+        assert sorted(path.name for path in state.iterdir()) == [
+            f"shard-{rank:05d}-model-00001-of-00001.safetensors" for rank in (1, 2)
+        ]
