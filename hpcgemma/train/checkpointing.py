@@ -133,17 +133,16 @@ class Checkpointing:
 
     def load_best(self, step: int) -> bool:
         """Load the weights of a step and return whether they were there and whole."""
-        path = self._folder.checkpoints_dir / f"step-{step}"
         is_whole = True
-        if self._ranks.is_first and path not in self._verified:
-            found = {each.step: each for each in checkpoints.find_checkpoints(self._folder.checkpoints_dir)}
-            problems = checkpoints.verify(found[step]) if step in found else ["it is not there"]
-            if step in found and problems:
-                self._report_set_aside(checkpoints.put_aside(found[step]), "; ".join(problems))
+        if self._ranks.is_first:
+            found = checkpoints.checkpoint_at(self._folder.checkpoints_dir, step)
+            problems = ["it is not there"] if found is None else checkpoints.verify(found)
+            if found is not None and problems:
+                self._report_set_aside(checkpoints.put_aside(found), "; ".join(problems))
             is_whole = not problems
         is_whole = self._ranks.from_first(is_whole)
         if is_whole:
-            self._strategy.load_weights(path / STATE_DIR)
+            self._strategy.load_weights(self._folder.checkpoints_dir / f"step-{step}" / STATE_DIR)
         return is_whole
 
     def _write(self, progress: Progress) -> str | None:
@@ -205,10 +204,18 @@ class Checkpointing:
             seconds=round(time.monotonic() - began, 3),
             bytes=checkpoint.total_bytes,
         )
+        self._prune(progress)
+
+    def _prune(self, progress: Progress) -> None:
+        """Delete old checkpoints; where the disk refuses, they stay, and the new one counts all the same."""
         protect = {step for _, step in progress.best}
-        deleted = checkpoints.prune(
-            self._folder.checkpoints_dir, keep=self._keep, protect=protect, verified=self._verified
-        )
+        try:
+            deleted = checkpoints.prune(
+                self._folder.checkpoints_dir, keep=self._keep, protect=protect, verified=self._verified
+            )
+        except OSError as error:
+            say(f"WARNING: old checkpoints could not be deleted: {_disk_problem(error)}")
+            return
         self._verified -= {each.path for each in deleted}
 
     def _refusal(self, checkpoint: Checkpoint) -> tuple[str, str] | None:

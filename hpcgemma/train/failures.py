@@ -15,9 +15,22 @@ from hpcgemma.runs.folder import RunFolder
 FailureKind = Literal["data", "cuda_oom", "non_finite_loss", "disk", "input", "peer_lost", "error"]
 
 DISK_ERRNOS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE, errno.ETIMEDOUT}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EFBIG,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ESHUTDOWN,
+        errno.ENOTCONN,
+    }
 )
-"""The disk's fault and not ours: full, over quota, read-only, broken, file too large, gone away."""
+"""The disk's fault and not ours: full, over quota, read-only, broken, file too large, gone away.
+
+The last two are seen of a Lustre server that has evicted its client, and of a FUSE mount whose process has died.
+"""
 
 
 class DataError(InputError):

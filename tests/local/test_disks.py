@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcgemma import checkpoints
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
 
@@ -80,3 +81,30 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_anything_is_submi
     )
     assert "cannot be created: Read-only file system" in done.stderr
     assert "Try:   choose another folder with --runs-dir or HPCGEMMA_RUNS_DIR" in done.stderr
+
+
+def save(disk: Path, step: int, size: int) -> None:
+    staging = checkpoints.stage(disk, step)
+    (staging / "model.safetensors").write_bytes(bytes(size))
+    checkpoints.commit(staging, step=step, samples=step, run_id="run", recipe_fingerprint="f", world_size=1)
+
+
+def test_a_checkpoint_for_which_there_is_no_room_leaves_the_one_before(disk: Path) -> None:
+    save(disk, 10, 1 << 20)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(disk, 20, 32 << 20)
+    latest = checkpoints.latest_checkpoint(disk)
+    assert latest is not None
+    assert latest.step == 10
+    save(disk, 30, 1 << 20)  # which also removes what the failed one left
+    assert sorted(path.name for path in disk.iterdir()) == ["step-10", "step-30"]
+
+
+def test_on_a_disk_that_has_become_read_only_a_checkpoint_can_still_be_chosen(disk: Path) -> None:
+    save(disk, 10, 1 << 20)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(OSError, match="Read-only file system"):
+        save(disk, 20, 1 << 20)
+    latest = checkpoints.latest_checkpoint(disk)
+    assert latest is not None
+    assert latest.step == 10

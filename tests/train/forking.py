@@ -60,15 +60,21 @@ class ForkedRank:
 
 
 class Forker:
-    """The process, as the tests use it."""
+    """The process, as the tests use it.
 
-    def __init__(self) -> None:
+    Args:
+        environment: Variables that it has beside this process's own.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.train.forking"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HPCGEMMA_DEVICE": "cpu"},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HPCGEMMA_DEVICE": "cpu"}
+            | dict(environment or {}),
         )
         self._started: SimpleQueue[int] = SimpleQueue()
         self._ended: dict[int, Future[int]] = {}

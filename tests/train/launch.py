@@ -83,7 +83,7 @@ class Run:
     """A run folder and the ranks that work in it."""
 
     forker: Forker | None = None
-    """What ranks are forked from; made when it is first needed, ended with the test session."""
+    """What ranks are forked from; made when it is first needed, ended with the test session. A run may have its own."""
     ranks_per_node: int | None = None
     """None: all ranks are on one node."""
 
@@ -115,7 +115,10 @@ class Run:
 
     def fork(self, world_size: int) -> None:
         """Start the ranks of the next attempt without the seconds that their imports would take."""
-        forker = Run.forker = Run.forker or Forker()
+        if self.forker is None:
+            Run.forker = Forker()
+        forker = self.forker
+        assert forker is not None
         for rank, place in enumerate(self._places(world_size)):
             self.ranks.append(forker.start(self.folder.path, place, self.folder.rank_log(self.attempt, rank)))
 

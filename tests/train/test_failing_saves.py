@@ -1,0 +1,116 @@
+"""A disk that refuses, wherever it does: the last good checkpoint is kept, the run says so, and goes on or ends."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faulty_disk import FaultyDisk, words_of
+from tests.train.forking import Forker
+from tests.train.launch import Run, assert_same
+
+# What fails in which save: the call, the error, and the path below the staged checkpoint.
+FAULTS = [
+    ("mkdir", errno.EROFS, ""),
+    ("mkdir", errno.EDQUOT, "/state"),
+    ("create", errno.EROFS, "/state/shard-00001-*"),
+    ("create", errno.EDQUOT, "/state/shard-00002-*"),
+    ("write", errno.ENOSPC, "/state/shard-00001-*"),
+    ("write", errno.EDQUOT, "/state/shard-00002-*"),
+    ("write", errno.EIO, "/state/shard-00002-*"),
+    ("fsync", errno.EIO, "/state/shard-00001-*"),
+    ("fsync", errno.EDQUOT, "/state/shard-00002-*"),
+    ("write", errno.ENOSPC, "/trainer_state.json"),
+    ("fsync", errno.EIO, "/trainer_state.json"),
+    ("read", errno.EIO, "/state/shard-00002-*"),
+    ("write", errno.EDQUOT, "/.manifest.json.*"),
+    ("fsync", errno.EIO, "/.manifest.json.*"),
+    ("rename", errno.EIO, "/.manifest.json.*"),
+    ("fsync", errno.EIO, "/state"),
+    ("rename", errno.EROFS, ""),
+]
+STEPS = len(FAULTS) + 3
+CHANGES = {
+    "training.max_steps": STEPS,
+    "checkpoint.every_steps": 1,
+    "evaluation.every_steps": None,
+    "evaluation.best_at_end": False,
+}
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> FaultyDisk:
+    return FaultyDisk(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture(scope="module")
+def forker(disk: FaultyDisk) -> Iterator[Forker]:
+    """What forks ranks that have the disk."""
+    forker = Forker(disk.environment)
+    yield forker
+    forker.end()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Run:
+    run = Run(tmp_path_factory.mktemp("reference") / "run", CHANGES)
+    run.forker = forker
+    assert run.train(2)["outcome"] == "finished", run.log()
+    return run
+
+
+def new_run(uninterrupted: Run, path: Path, forker: Forker) -> Run:
+    run = Run(path, CHANGES)
+    run.forker = forker
+    (path / "prepared").symlink_to(uninterrupted.folder.prepared_dir)
+    return run
+
+
+def staged(step: int, below: str = "") -> str:
+    return f"*/.staging-step-{step}.*{below}" if below else f"*/.staging-step-{step}.[0-9]*[0-9]"
+
+
+def test_every_save_that_the_disk_refuses_is_told_and_costs_nothing(
+    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path
+) -> None:
+    run = new_run(uninterrupted, tmp_path / "run", forker)
+    refused = dict(enumerate(FAULTS, 2))
+    disk.refuse(
+        *((call, number, staged(step, below)) for step, (call, number, below) in refused.items()),
+        ("rename", errno.EIO, "*/checkpoints/step-1"),  # which is to be deleted in the end
+    )
+    outcome = run.train(2)
+    disk.heal()
+    assert outcome["outcome"] == "finished", run.log()
+    told = {event["step"]: event["problem"] for event in run.events("save_failed")}
+    assert told == {step: words_of(number) for step, (_, number, _) in refused.items()}
+    assert (
+        f"WARNING: step 3 could not be saved: {words_of(errno.EDQUOT)}. step-1 is kept; training goes on" in run.log()
+    )
+    assert [event["step"] for event in run.events("saved")] == [1, STEPS - 1, STEPS]
+    assert run.checkpoints() == ["step-1", f"step-{STEPS - 1}", f"step-{STEPS}"]
+    assert f"WARNING: old checkpoints could not be deleted: {words_of(errno.EIO)}" in run.log()
+    assert_same(run, uninterrupted)
+
+
+def test_a_final_save_that_the_disk_refuses_ends_the_run_which_goes_on_when_it_can(
+    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path
+) -> None:
+    run = new_run(uninterrupted, tmp_path / "run", forker)
+    for call, number, path in (
+        ("write", errno.ENOSPC, staged(STEPS, "/state/shard-00002-*")),
+        ("read", errno.EIO, f"*/step-{STEPS}/state/*"),  # what is read back
+        ("fsync", errno.EIO, "*/checkpoints"),  # after the rename: it is there, but may not outlive a crash
+    ):
+        disk.refuse((call, number, path))
+        outcome = run.train(2)
+        disk.heal()
+        assert (outcome["outcome"], outcome["kind"]) == ("failed", "disk"), run.log()
+        assert f"step {STEPS} could not be saved in {run.folder.checkpoints_dir}: " in outcome["sentence"]
+        assert words_of(number) in outcome["sentence"]
+        assert "hpcgemma resume" in outcome["hint"]
+    assert run.train(2)["outcome"] == "finished", run.log()
+    assert_same(run, uninterrupted)
