@@ -19,6 +19,7 @@ EventName = Literal[
     "warned",  # a warning arrived: attempt, signal, cause
     "saved",  # a checkpoint was committed: step, samples, seconds, bytes
     "save_failed",  # a checkpoint could not be written: step, problem, seconds
+    "refused",  # a job found another one working on the run, and left it alone: job_id, sentence
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
     "ended",  # an attempt ended: attempt, ending, sentence, step
     "relaunched",  # the ranks are started again in the same allocation: attempt
@@ -90,6 +91,16 @@ class RunFolder:
     @property
     def checkpoints_dir(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def lock_dir(self) -> Path:
+        """Who works on the run, and who did: see runs/lock.py."""
+        return self.path / "lock"
+
+    @property
+    def writer_file(self) -> Path:
+        """Number of the attempt that has read the checkpoints last; an earlier one writes none any more."""
+        return self.lock_dir / "writer"
 
     @property
     def prepared_dir(self) -> Path:

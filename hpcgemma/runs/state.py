@@ -64,7 +64,9 @@ Events = Sequence[Mapping[str, Any]]
 
 def current_job_id(events: Events) -> str | None:
     """Return the job that works on the run now, or did last: of its newest submission or continuation."""
-    ids = [event.get("job_id") for event in events if event.get("event") in ("submitted", "continued", "started")]
+    ids = [
+        event.get("job_id") for event in _heeded(events) if event.get("event") in ("submitted", "continued", "started")
+    ]
     known = [str(job_id) for job_id in ids if job_id is not None]
     return known[-1] if known else None
 
@@ -145,8 +147,21 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
     return state(RunStatus.INTERRUPTED, sentence, f"{logs}; then {resume}")
 
 
+def _heeded(events: Events) -> Events:
+    """Return the events without the submissions of jobs that found another one working on the run."""
+    kept: list[Mapping[str, Any]] = []
+    for event in events:
+        if event.get("event") == "refused":
+            refused = event.get("job_id")
+            kept = [e for e in kept if e.get("job_id") != refused or e.get("event") not in ("submitted", "continued")]
+        else:
+            kept.append(event)
+    return kept
+
+
 def _since_submission(events: Events) -> Events:
     """Return the events from the user's last submission or resume on."""
+    events = _heeded(events)
     starts = [
         index
         for index, event in enumerate(events)

@@ -106,7 +106,7 @@ def process_start_ticks(pid: int) -> int | None:
 
 def write_local_job(folder: RunFolder, pid: int) -> None:
     """Note which process a local job is, so that another with the same number is never taken for it."""
-    facts = {"pid": pid, "start_ticks": process_start_ticks(pid), "boot": _boot_id(), "host": os.uname().nodename}
+    facts = {"pid": pid, "start_ticks": process_start_ticks(pid), "boot": boot_id(), "host": os.uname().nodename}
     (folder.submitit_dir / f"{pid}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -119,7 +119,7 @@ def local_job(entry: RunEntry, job_id: str | None) -> SchedulerAnswer:
         facts = json.loads((entry.folder.submitit_dir / f"{job_id}.json").read_text(encoding="utf-8"))
         if facts["host"] != host:
             return SchedulerAnswer(problem=f"it was started on {facts['host']}; only there can its process be seen")
-        same = facts["boot"] == _boot_id() and facts["start_ticks"] == process_start_ticks(facts["pid"])
+        same = facts["boot"] == boot_id() and facts["start_ticks"] == process_start_ticks(facts["pid"])
         alive = same and facts["start_ticks"] is not None
     except (OSError, ValueError, KeyError, TypeError):
         alive = False
@@ -136,7 +136,8 @@ def local_job(entry: RunEntry, job_id: str | None) -> SchedulerAnswer:
     )
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return what tells this start of this machine from its others; empty where it cannot be told."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

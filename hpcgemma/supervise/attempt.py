@@ -31,6 +31,7 @@ class Attempt:
         number: Number of the attempt, from 1.
         flags: The signals that this process receives.
         on_warning: Called once, when a warning was passed on to the ranks.
+        on_watch: Called at each look at the processes; what it raises ends them.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Attempt:
         number: int,
         flags: WarningFlags,
         on_warning: Callable[[], None],
+        on_watch: Callable[[], None],
     ) -> None:
         self.plan, self.folder, self.allocation = plan, folder, allocation
         self.number, self.flags, self._on_warning = number, flags, on_warning
+        self._on_watch = on_watch
         self._relayed = False
 
     def run(self) -> Ending:
@@ -97,11 +100,14 @@ class Attempt:
     def _prepare(self, environment: Mapping[str, str]) -> Ending | None:
         """Tokenize before any rank exists; None when that is done."""
         process = launchers.prepare(self.folder, self.number, environment)
-        while process.poll() is None:
-            if self.flags.warned is not None:
-                _end(process)
-                break
-            time.sleep(POLL_S)
+        try:
+            while process.poll() is None:
+                if self.flags.warned is not None:
+                    break
+                self._on_watch()
+                time.sleep(POLL_S)
+        finally:
+            _end(process)
         code = process.returncode
         if code == 0:
             return None
@@ -114,6 +120,7 @@ class Attempt:
                 self._relayed = True
                 ranks.warn()
                 self._on_warning()
+            self._on_watch()
             if self._is_too_late():
                 ranks.kill()
             time.sleep(POLL_S)
@@ -134,6 +141,8 @@ class Attempt:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
     process.terminate()
     try:
         process.wait(timeout=5)

@@ -13,6 +13,7 @@ from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.lock import LockHeldError, LockLostError, RunLock
 from hpcgemma.runs.state import current_job_id, is_superseded
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.refusals import SubmitRefused
@@ -27,6 +28,7 @@ from hpcgemma.supervise.endings import (
     attempts_without_progress,
     next_move,
 )
+from hpcgemma.supervise.ownership import take_run
 from hpcgemma.supervise.signals import WarningFlags
 
 _INSIDE_TIMEOUT_S = 20
@@ -71,18 +73,48 @@ class Supervisor:
         self.cause: WarningCause | None = None
         self._continued: ways.Continued | None = None
         self._attempt = 0
+        self._lock: RunLock | None = None
 
     def run(self) -> str:
         """Go through attempts until the run is finished, goes on elsewhere, or is given up."""
         if self._is_superseded():
-            self._say("another job goes on with this run, or it is over: nothing to do here")
+            return self._leave_alone()
+        entry = store.entry_of(self.folder)
+        try:
+            self._lock = take_run(self.folder, entry, self.allocation, self.client)
+        except LockHeldError as error:
+            self.folder.record("refused", job_id=self.allocation.job_id, sentence=error.problem)
+            self._say(f"{error.problem}. {error.hint}")
+            sys.exit(error.exit_code)
+        try:
+            if self._is_superseded():  # perhaps it took a while
+                return self._leave_alone()
+            store.note_job(entry, self.allocation.job_id)
+            return self._run()
+        except LockLostError as error:
+            self._say(error.problem)
             return "superseded"
-        store.note_job(store.entry_of(self.folder), self.allocation.job_id)
+        finally:
+            self._lock.release()
+
+    def _leave_alone(self) -> str:
+        self._say("another job goes on with this run, or it is over: nothing to do here")
+        return "superseded"
+
+    def _run(self) -> str:
         while True:
             self._attempt = number = self.folder.last_attempt() + 1
             self.folder.attempt_dir(number).mkdir(parents=True)
             self._say(f"attempt {number} on {self.allocation.node_list}: {self.plan.world_size} ranks")
-            ending = Attempt(self.plan, self.folder, self.allocation, number, self.flags, self._warning_passed_on).run()
+            ending = Attempt(
+                self.plan,
+                self.folder,
+                self.allocation,
+                number,
+                self.flags,
+                on_warning=self._warning_passed_on,
+                on_watch=self._show_life,
+            ).run()
             move = self._conclude(number, ending)
             if move is NextMove.RELAUNCH and self._continued is not None:
                 move = NextMove.CONTINUE  # a successor has taken over; this job may not touch the run again
@@ -92,6 +124,10 @@ class Supervisor:
                 self.cause = None
                 self.flags.forget()
             self.folder.record("relaunched", attempt=number + 1, job_id=self.allocation.job_id)
+
+    def _show_life(self) -> None:
+        if self._lock is not None:
+            self._lock.beat(self._attempt)
 
     def _is_superseded(self) -> bool:
         """Whether this job must not touch the run: another took over, or the run is over.
@@ -188,6 +224,7 @@ class Supervisor:
                 if isinstance(error, SubmitRefused) or time.monotonic() > deadline:
                     self._fail(f"{ending.sentence}, but it could not go on by itself: {error.problem}", error.hint)
                 self._say(f"{error.problem}; trying again")
+                self._show_life()
                 time.sleep(_BETWEEN_TRIES_S)
 
     def _note_continued(self, continued: ways.Continued) -> None:

@@ -7,6 +7,7 @@ bit by bit.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from hpcgemma.errors import InputError
 from hpcgemma.recipes.fingerprint import needs_a_new_run
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.provenance import STATE_NAME, Provenance, changes_since, provenance_of
-from hpcgemma.train.failures import DISK_ERRNOS, DiskError
+from hpcgemma.train.failures import DISK_ERRNOS, DiskError, OvertakenError
 from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
 from hpcgemma.train.ranks import Ranks
@@ -63,6 +64,7 @@ class Checkpointing:
         self._run_id, self._keep = run_id, keep
         self._recipe_fingerprint, self._made_with, self._allowed = recipe_fingerprint, made_with, allowed
         self._verified: set[Path] = set()
+        self._attempt = 0
         self.saved_step: int | None = None
         """Step of the newest checkpoint that is on the disk."""
 
@@ -74,7 +76,9 @@ class Checkpointing:
         """
         chosen: Checkpoint | None = None
         refusal: tuple[str, str] | None = None
+        self._attempt = attempt
         if self._ranks.is_first:
+            self._become_the_writer()
             self._folder.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.remove_staging(self._folder.checkpoints_dir)
             chosen = checkpoints.latest_checkpoint(self._folder.checkpoints_dir, self._report_set_aside)
@@ -175,6 +179,7 @@ class Checkpointing:
 
     def _stage(self, step: int) -> Path:
         """Make the folder that all ranks write into; rank 0."""
+        self._refuse_if_overtaken()
         self._folder.checkpoints_dir.mkdir(parents=True, exist_ok=True)
         staging = checkpoints.stage(self._folder.checkpoints_dir, step)
         files.make_private_dir(staging / STATE_DIR)
@@ -188,6 +193,7 @@ class Checkpointing:
             "world_size": self._ranks.world_size,
         }
         (staging / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        self._refuse_if_overtaken()
         checkpoint = checkpoints.commit(
             staging,
             step=progress.step,
@@ -205,6 +211,28 @@ class Checkpointing:
             bytes=checkpoint.total_bytes,
         )
         self._prune(progress)
+
+    def _become_the_writer(self) -> None:
+        """Note that this attempt reads the checkpoints now: what an earlier one saves from here on would not count."""
+        with contextlib.suppress(OSError):  # without it, rank 0 of an earlier attempt would have to live on
+            self._folder.lock_dir.mkdir(mode=files.PRIVATE_DIR_MODE, exist_ok=True)
+            files.write_atomically(self._folder.writer_file, f"{self._attempt}\n")
+
+    def _refuse_if_overtaken(self) -> None:
+        """Write nothing where a later attempt has begun, as on a node that Slurm has lost and started anew elsewhere.
+
+        Raises:
+            OvertakenError: A later attempt has begun.
+        """
+        try:
+            writer = int(self._folder.writer_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if writer > self._attempt:
+            raise OvertakenError(
+                f"attempt {writer} goes on with this run; attempt {self._attempt} writes no checkpoint any more",
+                f"nothing is lost: hpcgemma status {self._folder.path.name}",
+            )
 
     def _prune(self, progress: Progress) -> None:
         """Delete old checkpoints; where the disk refuses, they stay, and the new one counts all the same."""

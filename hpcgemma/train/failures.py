@@ -45,6 +45,10 @@ class DiskError(HpcGemmaError):
     """What must be saved cannot be written."""
 
 
+class OvertakenError(HpcGemmaError):
+    """A later attempt works on the run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A rank's failure."""

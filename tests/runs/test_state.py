@@ -146,3 +146,14 @@ def test_a_resumed_job_that_starts_before_its_submission_is_recorded_waits_for_t
     over: list[Event] = [SUBMITTED, STARTED, {"event": "failed", "job_id": "7"}]
     assert is_superseded(over, "9") is None
     assert is_superseded([*over, {"event": "submitted", "job_id": "9"}], "9") is False
+
+
+def test_a_job_that_was_refused_leaves_the_run_to_the_one_that_works_on_it() -> None:
+    second: Event = {"event": "submitted", "job_id": "8", "by": "launcher"}
+    refused: Event = {"event": "refused", "job_id": "8", "sentence": "another job works on this run"}
+    events = [SUBMITTED, STARTED, second, refused]
+    assert current_job_id(events) == "7"
+    assert status(events, job("RUNNING")) == (RunStatus.RUNNING, "training")
+    assert is_superseded(events, "7") is False
+    assert is_superseded(events, "8") is True
+    assert current_job_id([*events, second]) == "8"  # submitted again, under the number of an earlier process

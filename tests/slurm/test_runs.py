@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.tracking import link_pickle
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
 from .cluster import SlurmCluster
@@ -207,6 +209,55 @@ def test_a_run_ended_by_scancel_stays_ended_until_it_is_resumed_from_a_sound_che
     assert run.wait_for_end()["state"] == "COMPLETED"
     [aside] = run.events("set_aside")
     assert newest.name in aside["checkpoint"]
+    assert_same_training(run, reference)
+
+
+def second_job(run: Training, cluster: SlurmCluster, event: str, **facts: Any) -> str:
+    """Queue another job for a run, held, as if it were submitted by one who knew of no other; return its id."""
+    job_id = cluster.submit("--hold", str(run.folder / "job.sbatch"))
+    folder = RunFolder(run.folder)
+    link_pickle(folder, folder.submitit_dir / f"{run.job_id}_submitted.pkl", job_id)
+    folder.record(event, job_id=job_id, **facts)  # type: ignore[arg-type]
+    return job_id
+
+
+def test_of_two_jobs_on_one_run_folder_the_second_refuses_and_the_first_goes_on(
+    login: LoginNode, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("shared", SUCCESSOR, *TWO_NODES)
+    run.wait_for_step(20)
+    run.freeze()
+    second = second_job(run, cluster, "submitted", by="launcher")
+    cluster.run("scontrol", "release", second)
+    refused = run.wait_for_event("refused")
+    assert refused["job_id"] == second
+    assert refused["sentence"].startswith(f"another job works on this run: job {run.job_id} on ")
+    cluster.wait_for(lambda: cluster.job_state(second) == "FAILED", "the second job's end")
+    assert "ExitCode=2:0" in cluster.run("scontrol", "show", "job", second).stdout
+    said = run.status()
+    assert (said["state"], said["job_id"], said["sentence"]) == ("RUNNING", run.job_id, "training")
+    run.thaw()
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert run_ids(run, "started") == [run.job_id]
+    assert_same_training(run, reference)
+
+
+def test_of_a_successor_and_slurms_own_requeue_at_once_exactly_one_goes_on(
+    login: LoginNode, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("both", SUCCESSOR, *TWO_NODES)
+    run.wait_for_step(20)
+    run.freeze()
+    successor = second_job(run, cluster, "continued", by="successor")
+    cluster.run("scontrol", "requeue", run.job_id)
+    cluster.run("scontrol", "release", successor)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    both = (run.job_id, successor)
+    cluster.wait_for(lambda: all(cluster.job_state(each) == "COMPLETED" for each in both), "the end of both jobs")
+    first, second = run_ids(run, "started")
+    assert first == run.job_id
+    assert second in both
+    assert "another job goes on with this run" in run.logs()
     assert_same_training(run, reference)
 
 
