@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 XLA_VENV := .venv-xla
 CONSTRAINTS := constraints.txt
 
-.PHONY: help install install-dev demo test test-slow test-quick test-gpu test-xla check format lint types layers benchmark clean
+.PHONY: help install install-dev demo test test-slow test-quick test-gpu test-xla faults check format lint types layers benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,16 @@ test-slow: install-dev  ## Run the tests that take long: torch.compile under eac
 
 test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
 	$(BIN)/python -m pytest -m 'not slurm and not slow' --ignore tests/train --ignore tests/local
+
+# Each goes on where it was: outcomes are lines of files in $(FAULTS).
+FAULTS ?= runs/faults
+
+faults: install-dev  ## Kill, stop and race checkpoints and runs by the hundred, and print what was lost; takes hours
+	$(BIN)/python -m tests.faults.race_takers --trials 100 --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.kill_checkpoints --trials 1000 --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.kill_runs --trials 200 --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through ranks --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through profile --folder $(FAULTS)
 
 test-gpu: install-dev  ## Run the GPU tests on a machine with one GPU; prints tokens/s, MFU and peak memory per recipe
 	$(BIN)/python -m pytest -m gpu -s

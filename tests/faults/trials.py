@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,14 @@ class Trials:
         return 1 if failed or len(outcomes) < self._wanted else 0
 
 
-def arguments(description: str | None, *, trials: int) -> argparse.Namespace:
-    """Return what a script is called with: ``folder``, ``trials`` and ``seed``."""
+def arguments(
+    description: str | None, *, trials: int, more: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """Return what a script is called with: ``folder``, ``trials`` and ``seed``, and what ``more`` adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=trials, help="trials, those made before among them")
     parser.add_argument("--folder", type=Path, required=True, help="where outcomes are kept")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments; a trial has its own")
+    if more is not None:
+        more(parser)
     return parser.parse_args()

@@ -166,6 +166,10 @@ class Run:
         self.wait()
         return self.outcome()
 
+    def is_running(self) -> bool:
+        """Whether all ranks live."""
+        return all(rank.poll() is None for rank in self.ranks)
+
     def train_here(self, stop: StopRequest | None = None) -> dict[str, Any]:
         """Train as the only rank, in this process, and return the outcome."""
         from hpcgemma.train.rank import run_rank

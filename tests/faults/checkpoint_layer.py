@@ -1,0 +1,77 @@
+"""The checkpoint layer alone: the code that saves, finds, verifies and loads, around tensors that a step decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train.checkpointing import Checkpointing
+from hpcgemma.train.environment import Environment
+from hpcgemma.train.progress import Progress
+from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.strategies import Strategy, sharded_state
+
+TENSORS = 12
+ROWS_A_STEP = 8
+
+
+def tensors_of(step: int) -> dict[str, torch.Tensor]:
+    """Return what is saved at a step: every element tells the step."""
+    return {
+        f"optimizer/layer.{number}/exp_avg" if number % 2 else f"weights/layer.{number}": torch.arange(256.0) + step
+        for number in range(TENSORS)
+    }
+
+
+class Tensors:
+    """What a strategy writes and reads, without a model."""
+
+    def __init__(self) -> None:
+        self.held = tensors_of(0)
+
+    def save(self, folder: Path) -> None:
+        """Write them."""
+        sharded_state.write(folder, self.held)
+
+    def load(self, folder: Path) -> None:
+        """Read them."""
+        self.held = {key: torch.full_like(each, -1) for key, each in self.held.items()}
+        sharded_state.read(folder, self.held)
+
+
+class Layer:
+    """A run's checkpoints, saved and resumed by one rank.
+
+    Args:
+        path: The run folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.tensors = Tensors()
+        here = Environment(rank=0, world_size=1, local_rank=0, attempt=1, device="cpu")
+        self._checkpointing = Checkpointing(
+            RunFolder(path),
+            Ranks(here, torch.device("cpu")),
+            cast(Strategy, self.tensors),
+            run_id="the-run",
+            recipe_fingerprint="recipe",
+            data_fingerprint="data",
+            keep=2,
+        )
+
+    def resume(self, attempt: int = 1) -> int:
+        """Load the newest sound checkpoint and return its step."""
+        return self._checkpointing.resume(attempt).step
+
+    def save(self, step: int, *, must_succeed: bool = True) -> None:
+        """Save a step."""
+        self.tensors.held = tensors_of(step)
+        self._checkpointing.save(Progress(step=step, samples=ROWS_A_STEP * step), must_succeed=must_succeed)
+
+    def is_at(self, step: int) -> bool:
+        """Whether what was loaded is what that step decides, bit by bit."""
+        expected: dict[str, Any] = tensors_of(step)
+        return all(torch.equal(each, expected[key]) for key, each in self.tensors.held.items())

@@ -1,0 +1,178 @@
+"""Stop whole runs gracefully at random moments, let them go on, and count the completed steps that are lost.
+
+``--through ranks``: ranks without a supervisor get SIGUSR2 or SIGTERM, one of them or all, up to four times a run.
+``--through profile``: a run of the local profile; its supervisor gets SIGUSR2, and goes on by itself, up to four times.
+A trial fails where the newest checkpoint after a stop is not of the newest completed step, or where the finished run is
+not, bit by bit, the one that nothing interrupted.
+
+Run as ``python -m tests.faults.stop_runs --trials 200 --folder FOLDER``; the trials are stops, and a run has several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcgemma import checkpoints
+from hpcgemma.files import read_json_lines
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.lock import newest_claim
+from tests.faults.kill_runs import Bench
+from tests.faults.trials import Trials, arguments
+from tests.scenario import Terminal, Training, assert_same_training
+from tests.train.forking import Forker
+from tests.train.launch import assert_same
+
+STOPS = 4
+"""Stops of a run."""
+
+
+def main() -> None:
+    """Make the trials that are left, and print what came of all."""
+    options = arguments(__doc__, trials=200, more=_add_way)
+    trials = Trials(options.folder / f"stop_{options.through}.jsonl", -(-options.trials // STOPS))
+    left = list(trials.left())
+    way = (Profile if options.through == "profile" else Ranks)(options.folder) if left else None
+    for trial in left:
+        assert way is not None
+        trials.note(trial, way.stop(f"stopped-{trial}", random.Random(f"{options.seed}/{trial}")))
+    if way is not None:
+        way.end()
+    code = trials.summarize(f"runs stopped {STOPS} times, through {options.through}", by="through")
+    outcomes = trials.outcomes().values()
+    stops = [each for outcome in outcomes for each in outcome["stops"]]
+    print(f"{len(stops)} stops, {sum(outcome['lost'] for outcome in outcomes)} completed steps lost")
+    sys.exit(code)
+
+
+def _add_way(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--through", choices=("ranks", "profile"), default="profile", help="who gets the signals")
+
+
+class Ranks:
+    """Stops of ranks alone.
+
+    Args:
+        folder: Where runs are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._bench = Bench(folder / "runs", Forker())
+
+    def stop(self, name: str, chance: random.Random) -> dict[str, Any]:
+        """Stop a run again and again, let it finish, and return what happened."""
+        ranks = chance.choice((1, 2))
+        reference, life_s = self._bench.reference(ranks)
+        run = self._bench.new_run(name, like=reference)
+        stops: list[int] = []
+        lost, problem = 0, None
+        for _ in range(STOPS):
+            run.fork(ranks)
+            time.sleep(chance.uniform(0.1, life_s))
+            number = chance.choice((signal.SIGUSR2, signal.SIGTERM))
+            for pid in run.forks if chance.random() < 0.5 else [chance.choice(run.forks)]:
+                _send(pid, number)
+            codes = run.wait_for_forks()
+            stops.append(newest_step(run.folder))
+            lost += newest_logged(run.folder) - stops[-1]
+            if any(code > 0 for code in codes):
+                problem = f"a rank ended with exit code {max(codes)}: {run.log()[-1500:]}"
+        try:
+            assert run.train(ranks)["outcome"] == "finished", run.log()
+            assert_same(run, reference)
+            shutil.rmtree(run.folder.path)
+        except AssertionError as error:
+            problem = f"{error}"[:2000]
+        return _outcome("ranks", stops, lost, problem)
+
+    def end(self) -> None:
+        """End what ranks were forked from."""
+        self._bench.forker.end()
+
+
+class Profile:
+    """Stops of runs of the local profile.
+
+    Args:
+        folder: Where runs are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        root = folder / "profile"
+        (root / "work").mkdir(parents=True, exist_ok=True)
+        names = {"HPCGEMMA_CONFIG_DIR": "config", "HPCGEMMA_DATA_DIR": "data", "HPCGEMMA_RUNS_DIR": "runs"}
+        self._terminal = Terminal(root / "work", {name: str(root / place) for name, place in names.items()})
+        self._root = root
+        self._reference: Training | None = None
+
+    def reference(self) -> Training:
+        """Return the run that nothing interrupts."""
+        if self._reference is None:
+            shutil.rmtree(self._root / "runs" / "reference", ignore_errors=True)
+            self._reference = self._terminal.submit("reference", "local")
+            assert self._reference.wait_for_end()["state"] == "COMPLETED", self._reference.logs()
+        return self._reference
+
+    def stop(self, name: str, chance: random.Random) -> dict[str, Any]:
+        """Stop a run again and again, let it finish, and return what happened."""
+        reference = self.reference()
+        shutil.rmtree(self._root / "runs" / name, ignore_errors=True)
+        run = self._terminal.submit(name, "local")
+        folder = RunFolder(run.folder)
+        stops: list[int] = []
+        lost, problem = 0, None
+        try:
+            for count in range(1, STOPS + 1):
+                run.wait_for_event("started", count)
+                run.wait_for_step(newest_logged(folder) + chance.randint(0, 20))  # of 120
+                time.sleep(chance.uniform(0, 0.2))
+                claim = newest_claim(folder)
+                assert claim is not None
+                assert claim.holder is not None
+                _send(claim.holder.pid, signal.SIGUSR2)
+                ended = run.wait_for_event("ended", count)
+                stops.append(ended["step"])
+                lost += int(ended["ending"] != "stopped") or newest_logged(folder, ended["time"]) - ended["step"]
+            assert run.wait_for_end()["state"] == "COMPLETED", run.logs()
+            assert_same_training(run, reference)
+            shutil.rmtree(run.folder)
+        except AssertionError as error:
+            problem = f"{error}"[:2000]
+        return _outcome("profile", stops, lost, problem)
+
+    def end(self) -> None:
+        """Nothing is left running."""
+
+
+def newest_logged(folder: RunFolder, before: float = float("inf")) -> int:
+    """Return the newest completed step, or that of a time."""
+    lines = [line for line in read_json_lines(folder.metrics_file) if "loss" in line and line["time"] <= before]
+    return max((line["step"] for line in lines), default=0)
+
+
+def newest_step(folder: RunFolder) -> int:
+    """Return the step from which a run would go on."""
+    newest = checkpoints.latest_checkpoint(folder.checkpoints_dir)
+    return newest.step if newest else 0
+
+
+def _outcome(through: str, stops: list[int], lost: int, problem: str | None) -> dict[str, Any]:
+    return {"failed": bool(problem or lost), "through": through, "stops": stops, "lost": lost, "problem": problem}
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    main()
