@@ -87,7 +87,6 @@ MESSAGES = [
     "was killed by SIGKILL",
     "nothing more could be written",
     "a process that tokenizes was killed",
-
     "step could not be saved",
     "old checkpoints could not be deleted",
     "the checkpoint is damaged",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
-from hpcgemma.executors import supervisor_command
+from hpcgemma.executors import worker_command
 from hpcgemma.job_plan import JobPlan
 from hpcgemma.render import render_command_script
 from hpcgemma.runs.command_job import CommandJob, Request, create_job
@@ -19,7 +19,7 @@ Runner = Callable[[str], None]
 
 def preview_command(plan: JobPlan, job: CommandJob) -> str:
     """Return exactly the job script that would be submitted."""
-    return render_command_script(plan, job_folder=job.path, command=supervisor_command(job.submitit_dir))
+    return render_command_script(plan, job_folder=job.path, command=worker_command(job.submitit_dir))
 
 
 def submit_command(
@@ -50,6 +50,7 @@ def submit_command(
     try:
         executor = SlurmExecutor(
             submitit_dir=job.submitit_dir,
+            command=worker_command(job.submitit_dir),
             script_file=job.script_file,
             render=render,
             comment=plan.comment,

@@ -14,7 +14,6 @@ from submitit.slurm.slurm import SlurmJob
 
 from hpcgemma import files
 from hpcgemma.errors import SchedulerError
-from hpcgemma.executors import supervisor_command
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.submission import submit_once
 
@@ -26,6 +25,7 @@ class SlurmExecutor(submitit.SlurmExecutor):
 
     Args:
         submitit_dir: Folder of submitit's own files.
+        command: Command line of submitit's worker, which the script runs.
         script_file: Where the script is written.
         render: Makes the script of the command line that it is to run.
         comment: What marks the job.
@@ -40,6 +40,7 @@ class SlurmExecutor(submitit.SlurmExecutor):
         self,
         *,
         submitit_dir: Path,
+        command: Sequence[str],
         script_file: Path,
         render: Callable[[Sequence[str]], str],
         comment: str,
@@ -52,12 +53,12 @@ class SlurmExecutor(submitit.SlurmExecutor):
                 "run on a login node (perhaps after `module load slurm`), or use --profile local",
             )
         super().__init__(submitit_dir)
-        self.script_file, self.render, self.comment, self.known = script_file, render, comment, known
-        self.client = client
+        self.command, self.script_file, self.render = command, script_file, render
+        self.comment, self.known, self.client = comment, known, client
 
     @property
     def _submitit_command_str(self) -> str:
-        return shlex.join(supervisor_command(self.run_folder))
+        return shlex.join(self.command)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return self.render(shlex.split(command))

@@ -111,6 +111,7 @@ def _executor(plan: Plan, folder: RunFolder, client: SlurmClient) -> submitit.Ex
         return LocalExecutor(plan, folder)
     return SlurmExecutor(
         submitit_dir=folder.submitit_dir,
+        command=supervisor_command(folder),
         script_file=folder.script_file,
         render=lambda command: render_script(plan, run_folder=folder.path, command=command),
         comment=plan.comment,

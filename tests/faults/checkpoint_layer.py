@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.provenance import Provenance
 from hpcgemma.train.checkpointing import Checkpointing
 from hpcgemma.train.environment import Environment
 from hpcgemma.train.progress import Progress
@@ -51,14 +52,15 @@ class Layer:
 
     def __init__(self, path: Path) -> None:
         self.tensors = Tensors()
-        here = Environment(rank=0, world_size=1, local_rank=0, attempt=1, device="cpu")
+        here = Environment(rank=0, world_size=1, local_rank=0, attempt=1, device="cpu", interruption_every_h=24.0)
         self._checkpointing = Checkpointing(
             RunFolder(path),
             Ranks(here, torch.device("cpu")),
             cast(Strategy, self.tensors),
             run_id="the-run",
             recipe_fingerprint="recipe",
-            data_fingerprint="data",
+            made_with=Provenance(data="data", libraries={}),
+            allowed={},
             keep=2,
         )
 

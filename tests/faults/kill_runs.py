@@ -12,10 +12,8 @@ Run as ``python -m tests.faults.kill_runs --trials 200 --folder FOLDER``.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -64,8 +62,8 @@ class Bench:
         run.forker = self.forker
         if like is not None:
             (path / "prepared").symlink_to(like.folder.prepared_dir)
-        elif run.prepare() != 0:
-            raise RuntimeError(f"the data of {path} could not be prepared")
+        else:
+            run.prepare()
         return run
 
 
@@ -98,10 +96,10 @@ def kill(bench: Bench, name: str, chance: random.Random) -> dict[str, Any]:
         run.fork(ranks)
         _wait_for_the_moment(run, chance, life_s)
         phase = _phase(run)
-        victims = run.forks if chance.random() < 0.7 else [chance.choice(run.forks)]
-        for pid in victims:  # of two ranks sometimes one alone, whose peer ends by itself
-            _kill(pid)
-        codes = run.wait_for_forks()
+        victims = run.ranks if chance.random() < 0.7 else [chance.choice(run.ranks)]
+        for rank in victims:  # of two ranks sometimes one alone, whose peer ends by itself
+            rank.kill()
+        codes = run.wait()
         if all(code == 0 for code in codes):
             break  # it had ended by then
         kills.append(phase)
@@ -149,13 +147,6 @@ def _phase(run: Run) -> str:
     except (OSError, ValueError):
         return "starting"
     return str(beat["phase"])
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 if __name__ == "__main__":

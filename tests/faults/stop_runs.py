@@ -77,9 +77,9 @@ class Ranks:
             run.fork(ranks)
             time.sleep(chance.uniform(0.1, life_s))
             number = chance.choice((signal.SIGUSR2, signal.SIGTERM))
-            for pid in run.forks if chance.random() < 0.5 else [chance.choice(run.forks)]:
-                _send(pid, number)
-            codes = run.wait_for_forks()
+            for rank in run.ranks if chance.random() < 0.5 else [chance.choice(run.ranks)]:
+                rank.send_signal(number)
+            codes = run.wait()
             stops.append(newest_step(run.folder))
             lost += newest_logged(run.folder) - stops[-1]
             if any(code > 0 for code in codes):
