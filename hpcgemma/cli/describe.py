@@ -72,7 +72,8 @@ def as_mapping(entry: RunEntry, state: RunState, *, with_time: bool = True) -> d
 def time_facts(entry: RunEntry, state: RunState, events: list[dict[str, Any]]) -> dict[str, Any]:
     """Return where a run's time went, its ETTR, and the ETTR that its measured costs predict."""
     now = time.time() if state.status.is_active else None
-    use = time_use(events, files.read_json_lines(entry.folder.metrics_file), now)
+    metrics = files.read_json_lines(entry.folder.metrics_file)
+    use = time_use(events, metrics, now, waits=state.status is RunStatus.PENDING)
     known = costs(events)
     predicted = {
         f"{hours} h": round(predicted_ettr(**asdict(known), mtti_s=hours * 3600), 4)

@@ -120,13 +120,16 @@ class _Attempt:
     ending: str = ""
 
 
-def time_use(events: Events, metrics: Iterable[Mapping[str, Any]], now: float | None) -> TimeUse:
+def time_use(
+    events: Events, metrics: Iterable[Mapping[str, Any]], now: float | None = None, *, waits: bool = False
+) -> TimeUse:
     """Return where a run's time went.
 
     Args:
         events: Its events, oldest first.
         metrics: Lines of its metrics.
         now: Seconds since 1970, where it still waits or runs; None where it does not, and its last sign of life counts.
+        waits: Whether it waits for nodes now.
     """
     attempts = _attempts(events, metrics)
     submitted = [event for event in events if event.get("event") == "submitted"]
@@ -135,12 +138,10 @@ def time_use(events: Events, metrics: Iterable[Mapping[str, Any]], now: float | 
     for index, attempt in enumerate(attempts):
         later = attempts[index + 1 :]
         _add_gap(total, end, attempt, submitted)
-        end = _end_of(attempt, later, now)
+        end = _end_of(attempt, later, None if waits else now)
         _add_attempt(total, attempt, later, end)
-    last = attempts[-1].job_id if attempts else None
-    waiting = [event for event in events if event.get("event") in ("submitted", "continued")]
-    if now is not None and waiting and str(waiting[-1].get("job_id")) != last:
-        total["queued_s"] += max(0.0, now - max(float(waiting[-1]["time"]), end or 0.0))
+    if now is not None and submitted and (waits or not attempts):
+        total["queued_s"] += max(0.0, now - max(float(submitted[-1]["time"]), end or 0.0))
     steps = int(total.pop("lost_steps"))
     return TimeUse(lost_steps=steps, **total)
 

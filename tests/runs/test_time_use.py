@@ -35,7 +35,7 @@ FIRST = [
 
 def test_a_run_that_nothing_interrupts_loses_its_start_and_its_saves_alone() -> None:
     events = [*FIRST, event(230, "ended", attempt=1, ending="finished"), event(230, "finished", step=100)]
-    use = time_use(events, steps(1, (100, 222)), None)
+    use = time_use(events, steps(1, (100, 222)))
     assert use == TimeUse(productive_s=106, saving_s=4, restarting_s=20, queued_s=100)
     assert use.ettr == pytest.approx(106 / 130)
 
@@ -65,7 +65,7 @@ def test_what_a_killed_rank_had_made_since_the_last_checkpoint_is_lost_with_the_
         event(280, "training", attempt=2, step=100),
         event(380, "ended", attempt=2, ending="finished"),
     ]
-    use = time_use(events, [*steps(1, (130, 255)), *steps(2, (200, 380))], None)
+    use = time_use(events, [*steps(1, (130, 255)), *steps(2, (200, 380))])
     assert use == TimeUse(
         productive_s=(224 - 120 - 4) + 100, saving_s=4, restarting_s=20 + 1 + 19, lost_s=36, queued_s=100, lost_steps=30
     )
@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_loses_what_earlier_attempts_had_made_too() -> None
         event(234, "training", attempt=2, step=50),  # the checkpoint of step 100 was damaged
         event(300, "ended", attempt=2, ending="finished"),
     ]
-    use = time_use(events, [*steps(1, (100, 222)), *steps(2, (116, 300))], None)
+    use = time_use(events, [*steps(1, (100, 222)), *steps(2, (116, 300))])
     assert use == TimeUse(productive_s=50 + 66, saving_s=2, restarting_s=30, lost_s=52, queued_s=100, lost_steps=50)
 
 
@@ -91,7 +91,7 @@ def test_a_job_that_was_killed_whole_waits_from_its_last_sign_of_life() -> None:
         event(420, "training", attempt=2, step=100),
         event(430, "ended", attempt=2, ending="finished"),
     ]
-    use = time_use(events, [*steps(1, (110, 240)), *steps(2, (110, 430))], None)
+    use = time_use(events, [*steps(1, (110, 240)), *steps(2, (110, 430))])
     assert use == TimeUse(
         productive_s=100 + 10, saving_s=4, restarting_s=40, lost_s=16, queued_s=100 + 160, lost_steps=10
     )
@@ -107,12 +107,12 @@ def test_the_time_until_a_person_resumed_it_is_neither_lost_nor_queued() -> None
         event(1020, "training", attempt=2, step=100),
         event(1030, "ended", attempt=2, ending="finished"),
     ]
-    use = time_use(events, [], None)
+    use = time_use(events, [])
     assert (use.stopped_s, use.queued_s) == (760, 110)
 
 
 def test_a_failed_run_has_lost_what_it_did_not_save_before_anybody_resumes_it() -> None:
-    use = time_use([*FIRST, event(240, "ended", attempt=1, ending="error")], steps(1, (115, 240)), None)
+    use = time_use([*FIRST, event(240, "ended", attempt=1, ending="error")], steps(1, (115, 240)))
     assert (use.lost_s, use.lost_steps) == (16, 15)
 
 
@@ -126,23 +126,25 @@ def test_a_save_that_the_disk_refused_is_time_for_saving() -> None:
 
 
 def test_a_run_is_seen_while_it_waits_and_while_it_trains() -> None:
-    assert time_use(FIRST[:1], [], 30) == TimeUse(queued_s=30)
-    assert time_use(FIRST[:1], [], 30).ettr is None
+    assert time_use(FIRST[:1], [], 30, waits=True) == TimeUse(queued_s=30)
+    assert time_use(FIRST[:1], [], 30, waits=True).ettr is None
     assert time_use(FIRST[:2], [], 110) == TimeUse(queued_s=100, restarting_s=10)
     assert time_use(FIRST, steps(1, (120, 244)), 250) == TimeUse(
         productive_s=126, saving_s=4, restarting_s=20, queued_s=100
     )
-    ended = [event(226, "continued", job_id="8"), saved(229, 101), event(231, "ended", attempt=1, ending="stopped")]
-    assert time_use([*FIRST, *ended], [], 251).queued_s == 120
+    requeued = [event(226, "continued", job_id="7"), saved(229, 101), event(231, "ended", attempt=1, ending="stopped")]
+    assert time_use([*FIRST, *requeued], [], 251, waits=True).queued_s == 120
+    killed = time_use(FIRST, steps(1, (110, 234)), 300, waits=True)  # with its node, and put back into the queue
+    assert (killed.queued_s, killed.lost_s, killed.lost_steps) == (166, 10, 10)
 
 
 def test_an_attempt_that_never_trained_is_all_restart() -> None:
     events = [*FIRST[:3], event(110, "ended", attempt=1, ending="data")]
-    assert time_use(events, [], None) == TimeUse(restarting_s=10, queued_s=100)
+    assert time_use(events, []) == TimeUse(restarting_s=10, queued_s=100)
 
 
 def test_a_run_whose_folder_says_nothing_has_used_no_time() -> None:
-    assert time_use([], [], None) == TimeUse()
+    assert time_use([], []) == TimeUse()
     assert costs([]) is None
 
 
