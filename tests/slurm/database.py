@@ -32,16 +32,19 @@ ACCOUNTS = (
 
 def prepare(folder: Path) -> list[str]:
     """Create an empty database in a new folder; return the call of its server, which opens ``folder/socket``."""
-    folder.mkdir(mode=0o755)
     user = pwd.getpwnam("mysql")
-    os.chown(folder, user.pw_uid, user.pw_gid)
-    common = ["--no-defaults", f"--datadir={folder}/data", "--user=mysql", *MARIADB_TUNING]
+    for each in (folder, folder / "tmp"):
+        each.mkdir(mode=0o755)
+        os.chown(each, user.pw_uid, user.pw_gid)
+    # A server that starts removes all temporary tables of its tmpdir, other servers' too.
+    places = [f"--datadir={folder}/data", f"--tmpdir={folder}/tmp"]
+    common = ["--no-defaults", *places, "--user=mysql", *MARIADB_TUNING]
     subprocess.run(
         ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"],
         env={"PATH": SEARCH_PATH},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return ["mariadbd", *common, "--skip-networking", f"--socket={folder}/socket"]
