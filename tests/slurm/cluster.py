@@ -129,7 +129,7 @@ class SlurmCluster:
             self._start_daemon("slurmctld", ["slurmctld", "-D"])
             for node in node_names():
                 self.start_node(node)
-            self.wait_for(self._all_nodes_idle, "the nodes to become idle", timeout_s=60)
+            self.wait_for(self._all_nodes_idle, "the nodes to become idle")
         except BaseException:
             self.stop()
             raise
@@ -219,7 +219,7 @@ class SlurmCluster:
                 found[pid] = line
         return found
 
-    def wait_for(self, predicate: Callable[[], object], description: str, timeout_s: float = 30) -> None:
+    def wait_for(self, predicate: Callable[[], object], description: str, timeout_s: float = 120) -> None:
         """Poll until the predicate is true.
 
         Args:
