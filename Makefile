@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 XLA_VENV := .venv-xla
 CONSTRAINTS := constraints.txt
+# The tests' worker processes: more than two cores have work for, since most tests wait, for Slurm's clock or for ranks.
+WORKERS ?= 4
+PARALLEL := --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --timeout 900
 
 .PHONY: help install install-dev demo test test-slow test-quick test-gpu test-xla faults check format lint types layers benchmark clean
 
@@ -32,10 +35,10 @@ demo: install  ## Train, resume-safe, on this machine: the embedded default, in 
 
 test: install-dev  ## Run all tests; installs Slurm from Debian's packages where it may
 	sh tools/install_slurm.sh
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 test-slow: install-dev  ## Run the tests that take long: torch.compile under each strategy, the whole matrix, doubled scenarios
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
 	$(BIN)/python -m pytest -m 'not slurm and not slow' --ignore tests/train --ignore tests/local

@@ -6,12 +6,39 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.state import current_job_id
-from tests.scenario import Terminal, Training
+from tests import work_units
+from tests.scenario import Terminal, Training, opened_terminal, terminal_of
+from tests.shared import made_once
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+
+def pytest_configure() -> None:
+    """Set what all that the tests start inherits: it hears Ctrl-C, and the workers do not fight for cores."""
+    if IS_WORKER:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of a worker in the order in which units of them are dealt out."""
+    if IS_WORKER:
+        turns = work_units.turns([item.nodeid for item in items])
+        items.sort(key=lambda item: turns[work_units.unit_of(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one worker have all tests of a unit."""
+    from tests.scheduling import UnitScheduling
+
+    return UnitScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -28,34 +55,28 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 @pytest.fixture(scope="session")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A user's terminal on this machine; whatever its runs left is ended by its own id."""
-    root = tmp_path_factory.mktemp("terminal")
-    (root / "work").mkdir()
-    environment = {
-        "HPCGEMMA_CONFIG_DIR": str(root / "config"),
-        "HPCGEMMA_DATA_DIR": str(root / "data"),
-        "HPCGEMMA_RUNS_DIR": str(root / "runs"),
-    }
-    yield Terminal(root / "work", environment)
-    for folder in (root / "runs").glob("*"):
-        job_id = current_job_id(RunFolder(folder).events())
-        if job_id is not None and Path(f"/proc/{job_id}").exists():
-            os.killpg(int(job_id), signal.SIGKILL)
+    with opened_terminal(tmp_path_factory.mktemp("terminal")) as terminal:
+        yield terminal
 
 
 @pytest.fixture(scope="session")
-def reference(terminal: Terminal) -> Training:
-    """A run of two ranks that nothing interrupts."""
-    return _uninterrupted(terminal, "reference")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A run of two ranks that nothing interrupts; its terminal is another than that of the tests."""
+    return _uninterrupted(tmp_path_factory, "reference")
 
 
 @pytest.fixture(scope="session")
-def reference_of_four(terminal: Terminal) -> Training:
+def reference_of_four(tmp_path_factory: pytest.TempPathFactory) -> Training:
     """A run of four ranks that nothing interrupts."""
-    return _uninterrupted(terminal, "reference-of-four", "--set", "resources.gpus_per_node=4")
+    return _uninterrupted(tmp_path_factory, "reference-of-four", "--set", "resources.gpus_per_node=4")
 
 
-def _uninterrupted(terminal: Terminal, name: str, *settings: str) -> Training:
-    run = terminal.submit(name, "local", *settings)
-    assert run.wait_for_end()["state"] == "COMPLETED", run.logs()
+def _uninterrupted(factory: pytest.TempPathFactory, name: str, *settings: str) -> Training:
+    def make(root: Path) -> None:
+        with opened_terminal(root) as terminal:
+            run = terminal.submit(name, "local", *settings)
+            assert run.wait_for_end()["state"] == "COMPLETED", run.logs()
+
+    run = terminal_of(made_once(factory, name, make)).training(name)
     assert len(run.events("started")) == 1
     return run

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hpcgemma.files import read_json_lines
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.state import current_job_id
+from tests.guard import Guard
 
 RECIPE = Path(__file__).parent / "recipes" / "captions_test.yaml"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 _POLL_S = 0.1
 
 
@@ -71,6 +74,43 @@ class Terminal:
         """Submit the test recipe."""
         said = self.json("submit", "--profile", profile, "--recipe", str(RECIPE), "--name", name, *more)
         return Training(self, said["name"], Path(said["folder"]), said["job_id"])
+
+    def training(self, name: str) -> Training:
+        """Return a run of this terminal by its name; its job id is that of its first submission."""
+        run = Training(self, name, Path(self.environment["HPCGEMMA_RUNS_DIR"]) / name, "")
+        return replace(run, job_id=next((event["job_id"] for event in run.events("submitted")), ""))
+
+
+def terminal_of(root: Path) -> Terminal:
+    """Return the terminal whose working folder and runs are in a folder."""
+    places = {name: str(root / name) for name in ("config", "data", "runs")}
+    return Terminal(root / "work", {f"HPCGEMMA_{name.upper()}_DIR": place for name, place in places.items()})
+
+
+@contextlib.contextmanager
+def opened_terminal(root: Path) -> Iterator[Terminal]:
+    """Open a terminal in an empty folder; at the end whatever its runs left is ended by its own id."""
+    terminal = terminal_of(root)
+    terminal.folder.mkdir()
+    guard = Guard("HPCGEMMA_DATA_DIR", terminal.environment["HPCGEMMA_DATA_DIR"])
+    try:
+        yield terminal
+    finally:
+        for folder in (root / "runs").glob("*"):
+            job_id = current_job_id(RunFolder(folder).events())
+            if job_id is not None and _is_of(terminal, job_id):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(job_id), signal.SIGKILL)
+        guard.dismiss()
+
+
+def _is_of(terminal: Terminal, pid: str) -> bool:
+    """Whether a process was started from a terminal; a job of Slurm may have any process's number."""
+    mark = f"HPCGEMMA_DATA_DIR={terminal.environment['HPCGEMMA_DATA_DIR']}"
+    try:
+        return mark.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 @dataclass

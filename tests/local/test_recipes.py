@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from hpcgemma.recipes import load_recipe
-from tests.scenario import Terminal, Training
+from tests.scenario import Terminal
 
 
 @pytest.mark.parametrize("twin", ["gemma2_9b_lora_tiny"])
 def test_a_recipe_trains_as_its_tiny_twin(terminal: Terminal, twin: str) -> None:
     said = terminal.json("submit", "--profile", "local", "--recipe", twin, "--name", twin, "--wait")
-    run = Training(terminal, twin, terminal.folder.parent / "runs" / twin, said["job_id"])
+    run = terminal.training(twin)
     assert (said["state"], said["step"], said["attempts"]) == ("COMPLETED", 20, 1), run.logs()
     losses = [loss for loss, _ in run.losses().values()]
     assert len(losses) == 20

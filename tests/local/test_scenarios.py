@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenario import Terminal, Training, assert_same_training, wait_until
+from tests.scenario import RECIPE, Terminal, Training, assert_same_training, wait_until
 
 
 def supervisor_pid(run: Training) -> int:
@@ -19,7 +19,8 @@ def supervisor_pid(run: Training) -> int:
     return int(wait_until("the supervisor", lambda: children.read_text().split())[0])
 
 
-def test_a_run_completes_and_is_described_in_words_and_json(terminal: Terminal, reference: Training) -> None:
+def test_a_run_completes_and_is_described_in_words_and_json(reference: Training) -> None:
+    terminal = reference.terminal
     said = reference.status()
     assert said["state"] == "COMPLETED"
     assert said["sentence"] == "finished at step 120"
@@ -145,10 +146,8 @@ def test_a_run_goes_on_under_another_strategy_and_with_other_gpus(terminal: Term
 
 
 def test_ctrl_c_leaves_the_run_alone_and_says_how_to_look_again(terminal: Terminal, reference: Training) -> None:
-    from tests.scenario import RECIPE
-
     watching = terminal.start("submit", "--profile", "local", "--recipe", str(RECIPE), "--name", "watched", "--wait")
-    run = Training(terminal, "watched", reference.folder.parent / "watched", "")
+    run = terminal.training("watched")
     wait_until("the first steps", lambda: run.step() >= 10)
     run.freeze()
     os.killpg(watching.pid, signal.SIGINT)
@@ -165,12 +164,13 @@ def test_run_folders_are_closed_to_others(reference: Training) -> None:
     assert reference.folder.stat().st_mode & 0o077 == 0
 
 
-def test_resuming_a_finished_run_is_refused(terminal: Terminal, reference: Training) -> None:
-    said = terminal.call("resume", reference.name, code=2)
+def test_resuming_a_finished_run_is_refused(reference: Training) -> None:
+    said = reference.terminal.call("resume", reference.name, code=2)
     assert said.stderr.startswith("Error: run reference is finished")
 
 
-def test_logs_show_a_rank_an_attempt_and_the_supervisor(terminal: Terminal, reference: Training) -> None:
+def test_logs_show_a_rank_an_attempt_and_the_supervisor(reference: Training) -> None:
+    terminal = reference.terminal
     assert terminal.call("logs", reference.name).stdout
     assert "attempt 1" in terminal.call("logs", reference.name, "--supervisor").stdout
     missing = terminal.call("logs", reference.name, "--rank", "7", code=2)

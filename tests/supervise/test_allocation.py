@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpcgemma.supervise import allocation
-from hpcgemma.supervise.allocation import free_port
+from hpcgemma.supervise.allocation import free_port, rank_threads
 
 
 @pytest.fixture
@@ -38,3 +38,10 @@ def test_where_linux_gives_out_all_ports_or_does_not_say_it_is_any_free_one(give
     given_out.write_text(said)
     assert free_port(given_out) > 0
     assert free_port(given_out.with_name("none")) > 0
+
+
+def test_a_rank_has_a_thread_for_each_of_its_cpus_and_else_its_share_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    assert [rank_threads(2, 3), rank_threads(2, None), rank_threads(16, None)] == [3, 4, 1]

@@ -89,7 +89,7 @@ class Run:
 
     def __init__(self, path: Path, changes: Mapping[str, Any] | None = None) -> None:
         self.folder = RunFolder(path)
-        self.attempt = 0
+        self.attempt = self.folder.last_attempt()
         self.ranks: list[subprocess.Popen[bytes] | ForkedRank] = []
         if not path.exists():
             path.mkdir(parents=True)
@@ -99,9 +99,7 @@ class Run:
     def copy(self, path: Path) -> Run:
         """Return a copy, such as one to be damaged."""
         shutil.copytree(self.folder.path, path)
-        other = Run(path)
-        other.attempt = self.attempt
-        return other
+        return Run(path)
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Change the recipe in run.yaml."""

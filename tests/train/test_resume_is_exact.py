@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared import made_once
 from tests.train.launch import Run, assert_same
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run(tmp_path_factory.mktemp("reference") / "run")
-    assert run.train(2)["outcome"] == "finished"
-    return run
+    def make(folder: Path) -> None:
+        assert Run(folder / "run").train(2)["outcome"] == "finished"
+
+    return Run(made_once(tmp_path_factory, "uninterrupted", make) / "run")
 
 
 def test_the_reference_took_all_steps_and_kept_the_newest_and_the_best(uninterrupted: Run) -> None:

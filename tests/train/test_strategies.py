@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.shared import made_once
 from tests.train.launch import Run
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -38,24 +39,26 @@ def slow(*values: Any) -> Any:
 
 
 class Bench:
-    """One training of each kind on one process, which the others are compared with."""
+    """One training of each kind on one process, which the others are compared with; the tests' workers share them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
         self.reference = cache(self._reference)
         self._trained = cache(self._train)
 
     def recipe(self, kind: str) -> dict[str, Any]:
         """Return what a kind of training changes in the tiny recipe."""
+        if kind == "full":
+            return TWENTY_STEPS
+        if kind == "adafactor":
+            return TWENTY_STEPS | {"optimizer.name": "adafactor"}
         pretrained = {
-            "model.path": str(self._folder / "full-one" / "final"),
+            "model.path": str(self.reference("full").folder.final_dir),
             "model.config": {"hidden_size": 32},
             "tokenizer.train_vocab_size": None,
         }
         changes: dict[str, dict[str, Any]] = {
-            "full": {},
             "continued": pretrained,
-            "adafactor": {"optimizer.name": "adafactor"},
             "lora": {
                 **pretrained,
                 "lora.rank": 4,
@@ -67,21 +70,26 @@ class Bench:
         return TWENTY_STEPS | changes[kind]
 
     def _reference(self, kind: str) -> Run:
-        if kind in ("lora", "qlora", "continued"):
-            self.reference("full")
-        run = Run(self._folder / f"{kind}-one", self.recipe(kind))
-        assert run.train_here()["outcome"] == "finished"
-        return run
+        recipe = self.recipe(kind)
+
+        def make(folder: Path) -> None:
+            assert Run(folder / "run", recipe).train_here()["outcome"] == "finished"
+
+        return Run(made_once(self._factory, f"{kind}-one", make) / "run")
 
     def run(self, kind: str, strategy: str, ranks: int = 2) -> Run:
         """Return a finished training of a kind under a strategy."""
         return self._trained(kind, strategy, ranks)
 
     def _train(self, kind: str, strategy: str, ranks: int) -> Run:
-        run = Run(self._folder / f"{kind}-{strategy}-{ranks}", self.recipe(kind) | STRATEGIES[strategy])
-        shutil.copytree(self.reference(kind).folder.prepared_dir, run.folder.prepared_dir)
-        assert run.train(ranks)["outcome"] == "finished", run.log()
-        return run
+        reference = self.reference(kind)
+
+        def make(folder: Path) -> None:
+            run = Run(folder / "run", self.recipe(kind) | STRATEGIES[strategy])
+            shutil.copytree(reference.folder.prepared_dir, run.folder.prepared_dir)
+            assert run.train(ranks)["outcome"] == "finished", run.log()
+
+        return Run(made_once(self._factory, f"{kind}-{strategy}-{ranks}", make) / "run")
 
     def halfway(self, run: Run, path: Path, changes: Mapping[str, Any]) -> Run:
         """Return a copy of a run as it was at step 10, under another strategy."""
@@ -94,7 +102,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("strategies"))
+    return Bench(tmp_path_factory)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
