@@ -31,6 +31,10 @@ COMMAND = [
 ]
 
 
+WORKER = ["/opt/python", "-P", "-u", "-m", "submitit.core._submit", "/scratch/runs/.jobs/prepare-r-1/submitit"]
+"""Of a job that is no run's."""
+
+
 def plan_of(profile: str, recipe: str) -> Plan:
     return make_plan(load_profile(profile), load_recipe(recipe), run_name="r", run_id="0123456789ab", account="EUHPC_1")
 
@@ -54,7 +58,7 @@ def preparation_script(profile: str) -> str:
         account="EUHPC_1",
         walltime=None,
     )
-    return render_command_script(plan, job_folder=Path("/scratch/runs/.jobs/prepare-r-1"), command=COMMAND)
+    return render_command_script(plan, job_folder=Path("/scratch/runs/.jobs/prepare-r-1"), command=WORKER)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
