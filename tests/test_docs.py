@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from hpcgemma.cli.main import COMMANDS, cli
 
@@ -30,6 +31,18 @@ def test_every_command_is_in_the_readme_and_shows_an_example(name: str) -> None:
     assert f"hpcgemma {name}" in command.help
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_example_can_be_pasted_as_help_prints_it(name: str) -> None:
+    printed = CliRunner().invoke(cli, [name, "--help"], terminal_width=80).output
+    command = cli.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert "\\b" not in printed
+    examples = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("hpcgemma ")]
+    lines = [line.strip() for line in printed.splitlines()]
+    assert examples or name == "data"
+    assert [each for each in examples if each not in lines] == []
+
+
 def test_every_option_of_every_command_has_help() -> None:
     for name in COMMANDS:
         command = cli.get_command(None, name)  # type: ignore[arg-type]
@@ -43,8 +56,6 @@ def test_every_option_of_every_command_has_help() -> None:
 
 
 def test_help_shows_every_command_and_its_line() -> None:
-    from click.testing import CliRunner
-
     text = CliRunner().invoke(cli, ["--help"]).output
     for name, line in COMMANDS.items():
         assert re.search(rf"{name} +{re.escape(line)}", text)

@@ -11,7 +11,7 @@ from hpcgemma.cli import options
 @click.argument("run", metavar="RUN")
 @options.dry_run
 def cancel(run: str, dry_run: bool) -> None:
-    r"""End a run, by name, job id or folder; its ranks save first, and it does not come back by itself.
+    """End a run, by name, job id or folder; its ranks save first, and it does not come back by itself.
 
     \b
     hpcgemma cancel gemma2_9b_lora-3

@@ -16,7 +16,7 @@ _recipe = click.option("--recipe", "recipe_name", required=True, metavar="NAME",
 
 @click.group()
 def data() -> None:
-    r"""Look at a recipe's data, count it, prepare it ahead.
+    """Look at a recipe's data, count it, prepare it ahead.
 
     \b
     hpcgemma data preview --recipe gemma2_9b_lora --set data.train=train.jsonl
@@ -28,7 +28,7 @@ def data() -> None:
 @options.settings
 @click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="Rows to show.")
 def preview(recipe_name: str, settings: tuple[str, ...], rows: int) -> int:
-    r"""Show the first rows as the model sees them, with the tokens that are learned marked.
+    """Show the first rows as the model sees them, with the tokens that are learned marked.
 
     \b
     hpcgemma data preview --recipe gemma2_9b_lora --set data.train=train.jsonl --rows 5
@@ -42,7 +42,7 @@ def preview(recipe_name: str, settings: tuple[str, ...], rows: int) -> int:
 @click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a row at most. Default: the recipe's.")
 @options.json_output
 def stats(recipe_name: str, settings: tuple[str, ...], max_length: int | None, as_json: bool) -> int:
-    r"""Count rows and tokens, and say what a maximum length would cut off.
+    """Count rows and tokens, and say what a maximum length would cut off.
 
     \b
     hpcgemma data stats --recipe gemma2_9b_lora --set data.train=train.jsonl --max-length 2048
@@ -72,7 +72,7 @@ def prepare(
     wait: bool,
     as_json: bool,
 ) -> int:
-    r"""Tokenize the data now, so that runs with the same data and settings start at once.
+    """Tokenize the data now, so that runs with the same data and settings start at once.
 
     \b
     hpcgemma data prepare --recipe gemma2_9b_lora --set data.train=train.jsonl

@@ -33,7 +33,7 @@ def evaluate(
     wait: bool,
     as_json: bool,
 ) -> int:
-    r"""Judge a run, or a folder with a model: held-out loss, perplexity, scores of its answers, targets.
+    """Judge a run, or a folder with a model: held-out loss, perplexity, scores of its answers, targets.
 
     \b
     hpcgemma evaluate gemma2_9b_lora-3

@@ -20,7 +20,7 @@ from hpcgemma.cli import options
 def export(
     run: str, checkpoint: str | None, to: Path | None, merge: bool | None, dtype: str | None, force: bool, as_json: bool
 ) -> int:
-    r"""Write a run's model, loadable with from_pretrained, with tokenizer and model card; it is loaded again to check.
+    """Write a run's model, loadable with from_pretrained, with tokenizer and model card; it is loaded again to check.
 
     \b
     hpcgemma export gemma2_9b_lora-3 --to gemma2-svg

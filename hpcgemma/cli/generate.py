@@ -54,7 +54,7 @@ def generate(
     raw: bool,
     as_json: bool,
 ) -> int:
-    r"""Ask a run, or a folder with a model; texts are put as the recipe puts them, and answers printed as they come.
+    """Ask a run, or a folder with a model; texts are put as the recipe puts them, and answers printed as they come.
 
     \b
     hpcgemma generate gemma2_9b_lora-3 '<svg viewBox="0 0 9 9"><circle r="4"/></svg>'

@@ -24,7 +24,7 @@ _LOOK_S = 0.5
 @click.option("--attempt", type=click.IntRange(min=1), help="Which attempt. Default: the last.")
 @click.option("--supervisor", is_flag=True, help="What the supervisor wrote, in place of a rank.")
 def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervisor: bool) -> None:
-    r"""Show what a rank has written, in the last attempt of the newest run or of one by name, job id or folder.
+    """Show what a rank has written, in the last attempt of the newest run or of one by name, job id or folder.
 
     \b
     hpcgemma logs gemma2_9b_lora-3 -f

@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hpcgemma")
 def cli() -> None:
-    r"""Submit and run Gemma fine-tuning on HPC clusters, and never lose work.
+    """Submit and run Gemma fine-tuning on HPC clusters, and never lose work.
 
     \b
     Try it here: hpcgemma submit --profile local --recipe svg_captions_tiny --wait

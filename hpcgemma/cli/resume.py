@@ -29,7 +29,7 @@ def resume(
     wait: bool,
     as_json: bool,
 ) -> int:
-    r"""Go on with a run from its newest checkpoint: the newest unfinished one, or one by name, job id or folder.
+    """Go on with a run from its newest checkpoint: the newest unfinished one, or one by name, job id or folder.
 
     \b
     hpcgemma resume

@@ -19,7 +19,7 @@ _SHOWN = 20
 @click.option("--all", "show_all", is_flag=True, help=f"Show every run, not only the newest {_SHOWN}.")
 @options.json_output
 def status(run: str | None, show_all: bool, as_json: bool) -> None:
-    r"""Show where runs stand, and why: all of mine, or one by name, job id or folder.
+    """Show where runs stand, and why: all of mine, or one by name, job id or folder.
 
     \b
     hpcgemma status

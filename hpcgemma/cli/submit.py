@@ -43,7 +43,7 @@ def submit(
     wait: bool,
     as_json: bool,
 ) -> int:
-    r"""Plan, check, render and submit a run.
+    """Plan, check, render and submit a run.
 
     \b
     hpcgemma submit --profile leonardo --recipe gemma2_9b_lora --account NAME
