@@ -52,6 +52,7 @@ faults: install-dev  ## Kill, stop and race checkpoints and runs by the hundred,
 	$(BIN)/python -m tests.faults.kill_runs --trials 200 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through ranks --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through profile --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.stall_submits --trials 100 --folder $(FAULTS)
 
 test-gpu: install-dev  ## Run the GPU tests on a machine with one GPU; prints tokens/s, MFU and peak memory per recipe
 	$(BIN)/python -m pytest -m gpu -s

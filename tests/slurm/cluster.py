@@ -247,6 +247,11 @@ class SlurmCluster:
         self._start_daemon("slurmctld", ["slurmctld", "-D"])
         self.wait_for(lambda: self.run("scontrol", "ping").returncode == 0, "the controller to answer")
 
+    @property
+    def controller_pid(self) -> int:
+        """The process of slurmctld."""
+        return self._daemons["slurmctld"].pid
+
     def pause_controller(self) -> None:
         """Let slurmctld hang: connections are taken by the kernel, answers do not come."""
         self._daemons["slurmctld"].send_signal(signal.SIGSTOP)
