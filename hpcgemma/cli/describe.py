@@ -104,6 +104,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("tokens/s", _number(facts["tokens_per_s"], ",.0f")),
             ("time left", console.duration(facts["seconds_left"]) if running else ""),
             ("ETTR", _time_words(facts["time"])),
+            ("predicted", _predicted_words(facts["time"])),
             *(("answers", line) for line in _answers(facts["answers"])),
             ("folder", entry.path),
             ("result", facts["final"] or ""),
@@ -130,14 +131,18 @@ TABLE_COLUMNS = ["RUN", "JOB", "STATE", "STEP", "LOSS", "LEFT", "ATTEMPTS", "WHY
 
 
 def _time_words(facts: dict[str, Any]) -> str:
-    """Return the ETTR, what it is made of, and what it would be under more and fewer interruptions."""
+    """Return the ETTR and what it is made of."""
     if facts["ettr"] is None:
         return ""
     parts = ", ".join(f"{console.duration(facts[f'{word}_s'])} {word}" for word in _TIMES)
     queued = f"; {console.duration(facts['queued_s'])} in the queue" if facts["queued_s"] >= 1 else ""
-    predicted = " and ".join(f"{ettr:.3f} every {every}" for every, ettr in facts["predicted_ettr"].items())
-    expected = f"; interrupted without warning, {predicted} are to be expected" if predicted else ""
-    return f"{facts['ettr']:.3f}: {parts}{queued}{expected}"
+    return f"{facts['ettr']:.3f}: {parts}{queued}"
+
+
+def _predicted_words(facts: dict[str, Any]) -> str:
+    """Return what the ETTR would be if something ended the run so often without warning."""
+    predicted = ", ".join(f"{ettr:.3f} every {every}" for every, ettr in facts["predicted_ettr"].items())
+    return f"ETTR by unannounced interruptions: {predicted}" if predicted else ""
 
 
 def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:

@@ -90,7 +90,8 @@ def test_a_killed_rank_is_relaunched_in_place(terminal: Terminal, reference: Tra
     assert 0 < time["ettr"] < 1
     assert time["predicted_ettr"].keys() == {"2 h", "24 h"}
     words = terminal.call("status", run.name).stdout
-    assert re.search(r"ETTR +0\.\d{3}: \d+ s productive, \d+ s saving, \d+ s restarting, \d+ s lost", words)
+    assert re.search(r"ETTR +0\.\d{3}: [\w ]+ productive, [\w ]+ saving, [\w ]+ restarting, [\w ]+ lost", words)
+    assert re.search(r"predicted +ETTR by unannounced interruptions: 0\.\d{3} every 2 h, 0\.\d{3} every 24 h", words)
 
 
 def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_broken(

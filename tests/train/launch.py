@@ -79,6 +79,11 @@ def recipe_with(changes: Mapping[str, Any]) -> dict[str, Any]:
     return recipe
 
 
+def content_with(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run.yaml; the trainer may be edited while tests run, which elsewhere a copy of it guards against."""
+    return {"run_id": "the-run", "recipe": recipe_with(changes), "allowed_changes": {"code": 1_000_000}}
+
+
 class Run:
     """A run folder and the ranks that work in it."""
 
@@ -93,7 +98,7 @@ class Run:
         self.ranks: list[subprocess.Popen[bytes] | ForkedRank] = []
         if not path.exists():
             path.mkdir(parents=True)
-            content = {"run_id": "the-run", "recipe": recipe_with(changes or {})}
+            content = content_with(changes or {})
             self.folder.run_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def copy(self, path: Path) -> Run:
@@ -103,7 +108,7 @@ class Run:
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Change the recipe in run.yaml."""
-        content = {"run_id": "the-run", "recipe": recipe_with(changes)}
+        content = content_with(changes)
         self.folder.run_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def prepare(self) -> None:

@@ -400,7 +400,8 @@ def test_a_library_that_decides_the_result_must_be_the_checkpoints_until_another
     )
     content = yaml.safe_load(run.folder.run_file.read_text())
     for step, ending in ((2, "failed"), (3, "finished")):
-        run.folder.run_file.write_text(yaml.safe_dump(content | {"allowed_changes": {"libraries": step}}))
+        content["allowed_changes"]["libraries"] = step
+        run.folder.run_file.write_text(yaml.safe_dump(content))
         assert run.train_here()["outcome"] == ending
 
 
