@@ -49,6 +49,7 @@ FAULTS ?= runs/faults
 faults: install-dev  ## Kill, stop and race checkpoints and runs by the hundred, and print what was lost; takes hours
 	$(BIN)/python -m tests.faults.race_takers --trials 100 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.kill_checkpoints --trials 1000 --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.kill_checkpoints --asynchronous --trials 1000 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.kill_runs --trials 200 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through ranks --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through profile --folder $(FAULTS)

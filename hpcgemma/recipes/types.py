@@ -343,6 +343,9 @@ class CheckpointSpec(Section):
     """Newest checkpoints kept, beside the best ones. Never below two."""
     keep_best: int = Field(1, ge=1)
     """Checkpoints of the lowest held-out losses kept; one that is among them is saved whenever it comes."""
+    asynchronous: bool = False
+    """Write checkpoints beside the training, from a copy in host memory, which holds the saved state once more; at a
+    stop and at the end the training waits. Under xla it always waits."""
 
     @field_validator("every_steps", mode="before")
     @classmethod

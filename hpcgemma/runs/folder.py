@@ -17,8 +17,8 @@ EventName = Literal[
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
     "training",  # an attempt's first step begins: attempt, step
     "warned",  # a warning arrived: attempt, signal, cause
-    "saved",  # a checkpoint was committed: step, samples, seconds, bytes
-    "save_failed",  # a checkpoint could not be written: step, problem, seconds
+    "saved",  # a checkpoint was committed: step, samples, seconds, stall_s of the training, bytes
+    "save_failed",  # a checkpoint could not be written: step, problem, seconds of the training
     "refused",  # a job found another one working on the run, and left it alone: job_id, sentence
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
     "ended",  # an attempt ended: attempt, ending, sentence, step

@@ -181,7 +181,7 @@ def _attempts(events: Events, metrics: Iterable[Mapping[str, Any]]) -> list[_Att
             current.first_step_at, current.first_step = at, int(event["step"])
             current.last_step = max(current.last_step, current.first_step)
         elif kind == "saved":
-            current.saves.append((int(event["step"]), at, float(event.get("seconds", 0.0))))
+            current.saves.append((int(event["step"]), at, float(event.get("stall_s", event.get("seconds", 0.0)))))
             current.last_step = max(current.last_step, int(event["step"]))
         elif kind == "save_failed":
             current.failed_saves.append((at, float(event.get("seconds", 0.0))))

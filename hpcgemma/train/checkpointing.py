@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from hpcgemma import checkpoints, files
 from hpcgemma.changes import accepted, refusal_of, refused
 from hpcgemma.checkpoints import Checkpoint
@@ -21,13 +23,16 @@ from hpcgemma.errors import InputError
 from hpcgemma.recipes.fingerprint import needs_a_new_run
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.provenance import STATE_NAME, Provenance, changes_since, provenance_of
+from hpcgemma.train.background import BackgroundWrite, HostCopy
 from hpcgemma.train.failures import DISK_ERRNOS, DiskError, OvertakenError
 from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
 from hpcgemma.train.ranks import Ranks
-from hpcgemma.train.strategies import Strategy
+from hpcgemma.train.strategies import Strategy, sharded_state
 
 T = TypeVar("T")
+
+_CPU = torch.device("cpu")
 
 STATE_DIR = "state"
 """Weights and optimizer states, written by all ranks."""
@@ -45,6 +50,8 @@ class Checkpointing:
         made_with: What this attempt trains with; a checkpoint made with what would give another result is refused.
         allowed: Kinds of changes that are accepted all the same, each up to the checkpoint of a step.
         keep: Newest checkpoints kept, beside the best.
+        asynchronous: Whether a save that may fail is written beside the training.
+        device: Where the state is.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class Checkpointing:
         made_with: Provenance,
         allowed: Mapping[str, int],
         keep: int,
+        asynchronous: bool = False,
+        device: torch.device = _CPU,
     ) -> None:
         self._folder, self._ranks = folder, ranks
         self._strategy = strategy
@@ -65,6 +74,9 @@ class Checkpointing:
         self._recipe_fingerprint, self._made_with, self._allowed = recipe_fingerprint, made_with, allowed
         self._verified: set[Path] = set()
         self._attempt = 0
+        self._behind: BackgroundWrite | None = None
+        self._copy = HostCopy(device) if asynchronous else None
+        self._group = ranks.group_of_its_own() if asynchronous else None
         self.saved_step: int | None = None
         """Step of the newest checkpoint that is on the disk."""
 
@@ -107,7 +119,10 @@ class Checkpointing:
         return progress
 
     def save(self, progress: Progress, *, must_succeed: bool) -> None:
-        """Save the present state; all ranks wait until it is on the disk.
+        """Save the present state.
+
+        A save that must succeed is on the disk when this returns. Another one may be written beside the training, from
+        a copy; what came of it is known when ``settle`` returns.
 
         Args:
             progress: Where the training stands.
@@ -117,23 +132,78 @@ class Checkpointing:
         Raises:
             DiskError: The disk refused, and the save must succeed.
         """
+        self.settle()
+        if self._copy is not None and not must_succeed:
+            self._begin(progress, self._copy)
+            return
         began = time.monotonic()
         problem = self._write(progress)
         if problem is None:
             self.saved_step = progress.step
             return
-        if self._ranks.is_first:
-            seconds = round(time.monotonic() - began, 3)
-            self._folder.record("save_failed", step=progress.step, problem=problem, seconds=seconds)
-        kept = "no checkpoint" if self.saved_step is None else f"step-{self.saved_step}"
+        self._report_failure(progress.step, problem, time.monotonic() - began, goes_on=not must_succeed)
         if must_succeed:
             raise DiskError(
-                f"step {progress.step} could not be saved in {self._folder.checkpoints_dir}: {problem}; {kept} is "
-                "the newest on the disk",
+                f"step {progress.step} could not be saved in {self._folder.checkpoints_dir}: {problem}; "
+                f"{self._newest()} is the newest on the disk",
                 "free space or raise the quota, then: hpcgemma resume RUN",
             )
+
+    def settle(self) -> None:
+        """Wait for the save that is written beside the training; afterwards all ranks know what came of it."""
+        if self._behind is None:
+            return
+        behind, self._behind = self._behind, None
+        mine = behind.result()
+        if next(filter(None, self._ranks.collect(mine or "")), None) is None:
+            self.saved_step = behind.step
+
+    def abandon(self, wait_s: float) -> None:
+        """Give the save that is written beside the training some seconds to end, whatever the other ranks do."""
+        if self._behind is not None:
+            self._behind.wait(wait_s)
+
+    def _begin(self, progress: Progress, copy: HostCopy) -> None:
+        """Copy the state, and write the copy beside the training."""
+        began = time.monotonic()
+        staging, problem = self._at_first(lambda: self._stage(progress.step))
+        if staging is None:
+            self._report_failure(progress.step, problem or "", time.monotonic() - began, goes_on=True)
+            return
+        tensors = copy.of(self._strategy.saved_state())
+        position = Progress.from_json(progress.to_json())  # which goes on meanwhile
+        stall_s = time.monotonic() - began
+        self._behind = BackgroundWrite(
+            progress.step, lambda: self._write_behind(staging, tensors, position, began, stall_s)
+        )
+
+    def _write_behind(
+        self, staging: Path, tensors: dict[str, torch.Tensor], progress: Progress, began: float, stall_s: float
+    ) -> str | None:
+        """Write a copy, in a thread of its own on each rank; return why the disk refused, or None.
+
+        That all ranks have written is what the group of these threads agrees on.
+        """
+        try:
+            sharded_state.write(staging / STATE_DIR, tensors, self._group)
+            if self._ranks.is_first:
+                self._commit(staging, progress, began, stall_s)
+        except OSError as error:
+            problem = _disk_problem(error)
+            if self._ranks.is_first:
+                self._report_failure(progress.step, problem, stall_s, goes_on=True)
+                checkpoints.remove_staging(self._folder.checkpoints_dir)
+            return problem
+        return None
+
+    def _report_failure(self, step: int, problem: str, stall_s: float, *, goes_on: bool) -> None:
         if self._ranks.is_first:
-            say(f"WARNING: step {progress.step} could not be saved: {problem}. {kept} is kept; training goes on")
+            self._folder.record("save_failed", step=step, problem=problem, seconds=round(stall_s, 3))
+            if goes_on:
+                say(f"WARNING: step {step} could not be saved: {problem}. {self._newest()} is kept; training goes on")
+
+    def _newest(self) -> str:
+        return "no checkpoint" if self.saved_step is None else f"step-{self.saved_step}"
 
     def load_best(self, step: int) -> bool:
         """Load the weights of a step and return whether they were there and whole."""
@@ -156,7 +226,7 @@ class Checkpointing:
         if staging is not None:
             mine: str | None = None
             try:
-                self._strategy.save(staging / STATE_DIR)
+                sharded_state.write(staging / STATE_DIR, self._strategy.saved_state())
             except OSError as error:
                 mine = _disk_problem(error)
             problem = next(filter(None, self._ranks.collect(mine or "")), None)
@@ -185,8 +255,15 @@ class Checkpointing:
         files.make_private_dir(staging / STATE_DIR)
         return staging
 
-    def _commit(self, staging: Path, progress: Progress, began: float) -> None:
-        """Turn what all ranks wrote into a checkpoint; rank 0."""
+    def _commit(self, staging: Path, progress: Progress, began: float, stall_s: float | None = None) -> None:
+        """Turn what all ranks wrote into a checkpoint; rank 0.
+
+        Args:
+            staging: What was written.
+            progress: Where the training stood.
+            began: When the save began.
+            stall_s: How long the training waited for it; None: to its end.
+        """
         state = {
             "progress": progress.to_json(),
             "made_with": self._made_with.to_json(),
@@ -208,6 +285,7 @@ class Checkpointing:
             step=progress.step,
             samples=progress.samples,
             seconds=round(time.monotonic() - began, 3),
+            stall_s=round(time.monotonic() - began if stall_s is None else stall_s, 3),
             bytes=checkpoint.total_bytes,
         )
         self._prune(progress)

@@ -43,6 +43,9 @@ from hpcgemma.train.scoring import numbers_of, perplexity, score
 from hpcgemma.train.scoring.targets import judge, sentence_of
 from hpcgemma.train.signals import StopRequest, signal_name
 
+_LAST_WAIT_S = 60.0
+"""Seconds that a rank which fails gives a save that is written beside the training."""
+
 _UNSTABLE = "in a new run, try a lower optimizer.learning_rate, a longer schedule.warmup, or training.precision=fp32"
 
 
@@ -112,6 +115,8 @@ class Trainer:
             ),
             allowed=allowed_changes(folder),
             keep=recipe.checkpoint.keep,
+            asynchronous=recipe.checkpoint.asynchronous and recipe.strategy.name != "xla",
+            device=device,
         )
         self.monitors = Monitors(recipe, folder, self.strategy, self.prepared, ranks, device)
         if ranks.is_first:
@@ -135,6 +140,7 @@ class Trainer:
         try:
             return self._train()
         finally:
+            self.checkpointing.abandon(_LAST_WAIT_S)
             if self.log is not None:
                 self.log.close()
 
@@ -228,6 +234,7 @@ class Trainer:
 
     def _save(self, *, must_succeed: bool) -> None:
         """Save this step, unless that is done or there is nothing to lose."""
+        self.checkpointing.settle()
         if self.progress.step in (0, self.checkpointing.saved_step):
             return
         self._finite_loss()  # a broken state must not replace a sound one

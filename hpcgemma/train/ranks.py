@@ -92,6 +92,13 @@ class Ranks:
         dist.all_gather_object(values, value)
         return [each for each in values if each is not None]
 
+    def group_of_its_own(self) -> dist.ProcessGroup | None:
+        """Return all ranks as another group over gloo, for a thread that agrees beside this one; None for one rank."""
+        if self.world_size == 1:
+            return None
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        return group
+
     def leave(self) -> None:
         """Part from the peers, once all are here."""
         if self.world_size > 1:

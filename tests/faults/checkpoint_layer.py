@@ -33,9 +33,9 @@ class Tensors:
     def __init__(self) -> None:
         self.held = tensors_of(0)
 
-    def save(self, folder: Path) -> None:
-        """Write them."""
-        sharded_state.write(folder, self.held)
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """Return them."""
+        return self.held
 
     def load(self, folder: Path) -> None:
         """Read them."""
@@ -48,9 +48,10 @@ class Layer:
 
     Args:
         path: The run folder.
+        asynchronous: Whether saves that may fail are written beside.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, asynchronous: bool = False) -> None:
         self.tensors = Tensors()
         here = Environment(rank=0, world_size=1, local_rank=0, attempt=1, device="cpu", interruption_every_h=24.0)
         self._checkpointing = Checkpointing(
@@ -62,6 +63,7 @@ class Layer:
             made_with=Provenance(data="data", libraries={}),
             allowed={},
             keep=2,
+            asynchronous=asynchronous,
         )
 
     def resume(self, attempt: int = 1) -> int:
@@ -72,6 +74,10 @@ class Layer:
         """Save a step."""
         self.tensors.held = tensors_of(step)
         self._checkpointing.save(Progress(step=step, samples=ROWS_A_STEP * step), must_succeed=must_succeed)
+
+    def saved_step(self) -> int:
+        """Return the newest step that is known to be saved."""
+        return self._checkpointing.saved_step or 0
 
     def is_at(self, step: int) -> bool:
         """Whether what was loaded is what that step decides, bit by bit."""

@@ -2,14 +2,17 @@
 
 Each trial is a fork: it resumes, and saves step after step with the code that trains, until it is killed. Then the
 newest checkpoint is found, verified and loaded by the same code. A trial fails where that is not possible, where the
-contents are not those of the step, bit by bit, where a step is lost whose save had returned, or where a damaged
+contents are not those of the step, bit by bit, where a step is lost that was known to be saved, or where a damaged
 checkpoint was left under a good one's name.
+
+With ``--asynchronous`` the saves are written beside, each while the next step's tensors are made.
 
 Run as ``python -m tests.faults.kill_checkpoints --trials 1000 --folder FOLDER``.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import mmap
 import os
@@ -34,7 +37,7 @@ PATIENCE_S = 60.0
 TYPICAL_S = 0.03
 """Seconds of a save, or a resume, before one was measured."""
 WORDS = struct.Struct("qqd")
-"""What the saving process tells: the newest step whose save has returned, 1 once it has resumed and 1 for each save
+"""What the saving process tells: the newest step that it knows to be saved, 1 once it has resumed and 1 for each save
 since, and the seconds of the last save."""
 TRIALS_A_RUN = 100
 """Kills that one run folder survives."""
@@ -42,23 +45,30 @@ TRIALS_A_RUN = 100
 
 def main() -> None:
     """Make the trials that are left, and print what came of all."""
-    options = arguments(__doc__, trials=1000)
+    options = arguments(__doc__, trials=1000, more=_add_way)
+    name = "kill_checkpoints_beside" if options.asynchronous else "kill_checkpoints"
     torch.set_num_threads(1)
-    trials = Trials(options.folder / "kill_checkpoints.jsonl", options.trials)
+    trials = Trials(options.folder / f"{name}.jsonl", options.trials)
     for trial in trials.left():
-        path = options.folder / "checkpoints" / f"run-{trial // TRIALS_A_RUN}"
+        path = options.folder / name / f"run-{trial // TRIALS_A_RUN}"
         path.mkdir(parents=True, exist_ok=True)
-        trials.note(trial, kill(path, random.Random(f"{options.seed}/{trial}")))
-    sys.exit(trials.summarize("kills of the checkpoint layer", by="killed while"))
+        chance = random.Random(f"{options.seed}/{trial}")
+        trials.note(trial, kill(path, chance, asynchronous=options.asynchronous))
+    what = "kills of the checkpoint layer" + (", saves written beside" if options.asynchronous else "")
+    sys.exit(trials.summarize(what, by="killed while"))
 
 
-def kill(path: Path, chance: random.Random) -> dict[str, Any]:
+def _add_way(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--asynchronous", action="store_true", help="write beside")
+
+
+def kill(path: Path, chance: random.Random, *, asynchronous: bool = False) -> dict[str, Any]:
     """Let a process save into a run folder, kill it, resume, and return what happened."""
     with mmap.mmap(-1, WORDS.size) as shared:
         began = time.monotonic()
         pid = os.fork()
         if not pid:
-            _save_until_killed(path, shared)
+            _save_until_killed(path, shared, asynchronous)
         saves = chance.randint(-1, MOST_SAVES)  # -1: while it resumes
         while WORDS.unpack(shared[:])[1] <= saves and time.monotonic() < began + PATIENCE_S:
             time.sleep(0.001)
@@ -77,16 +87,16 @@ def kill(path: Path, chance: random.Random) -> dict[str, Any]:
     return outcome | _resumed(path, saved, problem)
 
 
-def _save_until_killed(path: Path, shared: mmap.mmap) -> None:
+def _save_until_killed(path: Path, shared: mmap.mmap, asynchronous: bool) -> None:
     """Save step after step; the process that calls this never returns."""
     try:
         with _silence():
-            layer = Layer(path)
+            layer = Layer(path, asynchronous=asynchronous)
             step, done, took_s = layer.resume(), 1, 0.0
             while True:
-                shared[:] = WORDS.pack(step, done, took_s)
+                shared[:] = WORDS.pack(layer.saved_step(), done, took_s)
                 began = time.monotonic()
-                layer.save(step + 1)
+                layer.save(step + 1, must_succeed=not asynchronous)
                 step, done, took_s = step + 1, done + 1, time.monotonic() - began
     except BaseException:  # noqa: BLE001 - no exception may reach what this process was forked from
         traceback.print_exc()

@@ -73,7 +73,7 @@ def main() -> None:
     trials = Trials(options.folder / "kill_runs.jsonl", options.trials)
     left = list(trials.left())
     if left:
-        bench = Bench(options.folder / "runs", Forker())
+        bench = Bench(options.folder / "killed", Forker())
         for trial in left:
             trials.note(trial, kill(bench, f"killed-{trial}", random.Random(f"{options.seed}/{trial}")))
         bench.forker.end()

@@ -64,22 +64,27 @@ class Ranks:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._bench = Bench(folder / "runs", Forker())
+        self._bench = Bench(folder / "stopped", Forker())
 
     def stop(self, name: str, chance: random.Random) -> dict[str, Any]:
         """Stop a run again and again, let it finish, and return what happened."""
         ranks = chance.choice((1, 2))
-        reference, life_s = self._bench.reference(ranks)
+        reference, _ = self._bench.reference(ranks)
         run = self._bench.new_run(name, like=reference)
         stops: list[int] = []
         lost, problem = 0, None
         for _ in range(STOPS):
+            wanted = newest_logged(run.folder) + chance.randint(0, 3)  # of 12 steps; 0: while it loads
             run.fork(ranks)
-            time.sleep(chance.uniform(0.1, life_s))
+            while newest_logged(run.folder) < wanted and run.is_running():
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.1))
             number = chance.choice((signal.SIGUSR2, signal.SIGTERM))
             for rank in run.ranks if chance.random() < 0.5 else [chance.choice(run.ranks)]:
                 rank.send_signal(number)
             codes = run.wait()
+            if run.folder.final_dir.exists():
+                break  # it had ended by then
             stops.append(newest_step(run.folder))
             lost += newest_logged(run.folder) - stops[-1]
             if any(code > 0 for code in codes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,8 +63,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> R
     return run
 
 
-def new_run(uninterrupted: Run, path: Path, forker: Forker) -> Run:
-    run = Run(path, CHANGES)
+def new_run(uninterrupted: Run, path: Path, forker: Forker, **changes: Any) -> Run:
+    run = Run(path, CHANGES | changes)
     run.forker = forker
     (path / "prepared").symlink_to(uninterrupted.folder.prepared_dir)
     return run
@@ -73,10 +74,11 @@ def staged(step: int, below: str = "") -> str:
     return f"*/.staging-step-{step}.*{below}" if below else f"*/.staging-step-{step}.[0-9]*[0-9]"
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["waited for", "beside the training"])
 def test_every_save_that_the_disk_refuses_is_told_and_costs_nothing(
-    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path
+    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path, asynchronous: bool
 ) -> None:
-    run = new_run(uninterrupted, tmp_path / "run", forker)
+    run = new_run(uninterrupted, tmp_path / "run", forker, **{"checkpoint.asynchronous": asynchronous})
     refused = dict(enumerate(FAULTS, 2))
     disk.refuse(
         *((call, number, staged(step, below)) for step, (call, number, below) in refused.items()),

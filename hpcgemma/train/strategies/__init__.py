@@ -70,15 +70,14 @@ class Strategy(Protocol):
     def generating(self) -> AbstractContextManager[object]:
         """Return a context in which the bare model may generate. *Together* where ``moves_together``."""
 
-    def save(self, folder: Path) -> None:
-        """Write trained weights and the optimizer's state into a folder that is there. *Together*.
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """Return trained weights and the optimizer's state, as ``sharded_state.write`` takes them. *Together*.
 
-        Raises:
-            OSError: The disk refused, on this rank or another.
+        The tensors are those that train: what is written later must be copied now.
         """
 
     def load(self, folder: Path) -> None:
-        """Load what ``save`` wrote, also what another strategy or another number of ranks wrote. *Together*."""
+        """Load what was saved, also by another strategy or another number of ranks. *Together*."""
 
     def load_weights(self, folder: Path) -> None:
         """Load the trained weights alone. *Together*."""

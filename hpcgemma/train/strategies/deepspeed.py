@@ -147,8 +147,8 @@ class ZeroStrategy:
         """Return a context in which the bare model may generate."""
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
-        """Write trained weights and the optimizer's state into a folder that is there; all ranks together.
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """Return trained weights and the optimizer's state; all ranks together.
 
         Each parameter is put together on all ranks in turn, and each rank keeps its share of them to write.
         """
@@ -156,10 +156,10 @@ class ZeroStrategy:
         for place, (key, tensor) in enumerate(self._whole_state(weights_only=False)):
             if place % dist.get_world_size() == dist.get_rank():
                 mine[key] = tensor.cpu()
-        sharded_state.write(folder, mine)
+        return mine
 
     def load(self, folder: Path) -> None:
-        """Load what ``save`` wrote, also what another strategy or number of ranks wrote; all ranks together."""
+        """Load what was saved, also what another strategy or number of ranks wrote; all ranks together."""
         self._load(folder, weights_only=False)
 
     def load_weights(self, folder: Path) -> None:

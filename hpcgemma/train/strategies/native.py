@@ -66,15 +66,15 @@ class NativeStrategy:
         """Return a context in which the bare model may generate."""
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
-        """Write trained weights and the optimizer's state into a folder that is there; all ranks together."""
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """Return trained weights and the optimizer's state."""
         tensors = self._weights()
         for name, states in states_by_name(self._optimizer, self._trained).items():
             tensors |= {sharded_state.state_key(name, key): value for key, value in states.items()}
-        sharded_state.write(folder, tensors)
+        return tensors
 
     def load(self, folder: Path) -> None:
-        """Load what ``save`` wrote, also what another strategy or number of ranks wrote; all ranks together."""
+        """Load what was saved, also what another strategy or number of ranks wrote; all ranks together."""
         contents = self._contents(folder)
         states = {
             name: {

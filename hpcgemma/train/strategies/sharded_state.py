@@ -50,13 +50,14 @@ def states_of(contents: Mapping[str, Entry], name: str) -> dict[str, Entry]:
     return {key.removeprefix(prefix): entry for key, entry in contents.items() if key.startswith(prefix)}
 
 
-def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def write(folder: Path, tensors: Mapping[str, torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Write tensors into a folder; all ranks together.
 
     Args:
         folder: The folder; it is there, and empty.
         tensors: By key, with at least one dimension. A DTensor is written by all ranks that hold a part of it; another
             tensor by one of those that have it.
+        group: All ranks, over gloo, as a group of the calling thread's own; None: the one that all threads share.
 
     Raises:
         OSError: The disk refused, on any rank.
@@ -64,7 +65,7 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True, enable_consolidation=False)
     try:
         with _quiet():
-            save(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
+            save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not dist.is_initialized())
     except CheckpointException as error:
         for failure, _ in error.failures.values():
             if isinstance(failure, OSError):

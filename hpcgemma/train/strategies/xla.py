@@ -101,8 +101,8 @@ class XlaStrategy(NativeStrategy):
         torch_xla.sync()
         return norm
 
-    def save(self, folder: Path) -> None:
-        """Write trained weights and the optimizer's state; all ranks together, but the master alone reads and writes.
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """Return trained weights and the optimizer's state; all ranks together, but the master alone reads them.
 
         Every core has the same, and a TPU's host has one way to its disk.
         """
@@ -110,10 +110,10 @@ class XlaStrategy(NativeStrategy):
         for name, states in states_by_name(self._optimizer, self._trained).items():
             tensors |= {sharded_state.state_key(name, key): value for key, value in states.items()}
         torch_xla.sync()
-        sharded_state.write(folder, {key: each.cpu() for key, each in tensors.items()} if self._is_first else {})
+        return {key: each.cpu() for key, each in tensors.items()} if self._is_first else {}
 
     def load(self, folder: Path) -> None:
-        """Load what ``save`` wrote, also what another strategy or number of ranks wrote; all ranks together."""
+        """Load what was saved, also what another strategy or number of ranks wrote; all ranks together."""
         contents = self._contents(folder)
         tensors = self._read(folder, contents)
         states = {
