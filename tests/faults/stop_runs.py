@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.lock import newest_claim
 from tests.faults.kill_runs import Bench
 from tests.faults.trials import Trials, arguments
-from tests.scenario import Terminal, Training, assert_same_training
+from tests.scenario import Terminal, Training, assert_same_training, wait_until
 from tests.train.forking import Forker
 from tests.train.launch import assert_same
 
+PATIENCE_S = 1800.0
 STOPS = 4
 """Stops of a run."""
 
@@ -120,9 +122,13 @@ class Profile:
     def reference(self) -> Training:
         """Return the run that nothing interrupts."""
         if self._reference is None:
-            shutil.rmtree(self._root / "runs" / "reference", ignore_errors=True)
-            self._reference = self._terminal.submit("reference", "local")
-            assert self._reference.wait_for_end()["state"] == "COMPLETED", self._reference.logs()
+            folder = self._root / "runs" / "reference"
+            known = Training(self._terminal, "reference", folder, "")
+            if not known.events("finished"):
+                shutil.rmtree(folder, ignore_errors=True)
+                known = self._terminal.submit("reference", "local")
+                _wait(known, "its end", lambda: known.events("finished"))
+            self._reference = known
         return self._reference
 
     def stop(self, name: str, chance: random.Random) -> dict[str, Any]:
@@ -135,17 +141,19 @@ class Profile:
         lost, problem = 0, None
         try:
             for count in range(1, STOPS + 1):
-                run.wait_for_event("started", count)
-                run.wait_for_step(newest_logged(folder) + chance.randint(0, 20))  # of 120
+                _wait(run, "another attempt", lambda: len(run.events("started")) >= count)  # noqa: B023 - waited for
+                wanted = newest_logged(folder) + chance.randint(0, 20)  # of 120
+                _wait(run, f"step {wanted}", lambda: newest_logged(folder) >= wanted)  # noqa: B023
                 time.sleep(chance.uniform(0, 0.2))
                 claim = newest_claim(folder)
                 assert claim is not None
                 assert claim.holder is not None
                 _send(claim.holder.pid, signal.SIGUSR2)
-                ended = run.wait_for_event("ended", count)
+                _wait(run, "the end of the attempt", lambda: len(run.events("ended")) >= count)  # noqa: B023
+                ended = run.events("ended")[count - 1]
                 stops.append(ended["step"])
                 lost += int(ended["ending"] != "stopped") or newest_logged(folder, ended["time"]) - ended["step"]
-            assert run.wait_for_end()["state"] == "COMPLETED", run.logs()
+            _wait(run, "its end", lambda: run.events("finished"))
             assert_same_training(run, reference)
             shutil.rmtree(run.folder)
         except AssertionError as error:
@@ -154,6 +162,11 @@ class Profile:
 
     def end(self) -> None:
         """Nothing is left running."""
+
+
+def _wait(run: Training, what: str, condition: Callable[[], Any]) -> None:
+    wait_until(what, lambda: condition() or run.events("failed"), PATIENCE_S)
+    assert condition(), f"the run failed before {what}: {run.logs()}"
 
 
 def newest_logged(folder: RunFolder, before: float = float("inf")) -> int:
