@@ -81,7 +81,8 @@ class SaveSchedule:
         self._next_look = step + FIRST_STEPS
         self._told_steps: float | None = None
         before = folder.events() if every_steps == "auto" and ranks.is_first else []
-        self._saves = [float(event["seconds"]) for event in before if event.get("event") == "saved"]
+        saves = [event for event in before if event.get("event") == "saved"]
+        self._saves = [float(event.get("stall_s", event["seconds"])) for event in saves]
 
     def is_due(self, step: int) -> bool:
         """Return whether the state of a step is to be saved; all ranks get the same answer."""
