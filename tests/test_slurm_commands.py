@@ -252,6 +252,13 @@ def test_a_script_is_submitted_by_itself_or_after_another_job() -> None:
     assert commands.sbatch_argv(script) == ["sbatch", "--parsable", "/run folder/job.sbatch"]
     assert commands.sbatch_argv(script, "12")[2] == "--dependency=afterany:12"
     assert commands.sbatch_argv(script, "afterok:12")[2] == "--dependency=afterok:12"
+    assert commands.sbatch_argv(script, "12", "B:USR2@75") == [
+        "sbatch",
+        "--parsable",
+        "--signal=B:USR2@75",
+        "--dependency=afterany:12",
+        "/run folder/job.sbatch",
+    ]
 
 
 @pytest.mark.parametrize(

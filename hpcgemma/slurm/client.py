@@ -13,6 +13,7 @@ from hpcgemma.errors import InputError, SchedulerError
 from hpcgemma.slurm import commands, refusals
 from hpcgemma.slurm.records import JobDetails, JobRecord, NodeGroup
 from hpcgemma.slurm.refusals import SubmitRefused, SubmitTimeout
+from hpcgemma.slurm.site import Partition, Qos, Site, partition_of, qos_of, site_of
 
 __all__ = ["SlurmClient", "SubmitRefused", "SubmitTimeout", "clean_environment"]
 
@@ -128,15 +129,38 @@ class SlurmClient:
         """Return the site's configuration, as ``{"JobRequeue": "1", …}``."""
         return commands.parse_show_config(self._ask(commands.show_config_argv()).output)
 
+    def site(self) -> Site:
+        """Return how this cluster treats jobs, as its configuration says.
+
+        Raises:
+            SchedulerError: Slurm is not there, or does not answer.
+        """
+        return site_of(self.config())
+
+    def partitions(self) -> list[Partition]:
+        """Return how each partition treats its jobs."""
+        answer = self._ask(commands.show_partitions_argv())
+        return [partition_of(each) for each in commands.parse_show_partitions(answer.output)]
+
+    def qos(self, name: str) -> Qos | None:
+        """Return how jobs of a QOS are preempted; None where there is no such QOS, or no accounting to ask."""
+        try:
+            answer = self._run(commands.show_qos_argv(), _reading_environment())
+        except SchedulerError:
+            return None
+        found = commands.parse_show_qos(answer.output)
+        return next((qos_of(each) for each in found if each["Name"] == name), None)
+
     # --- orders ---------------------------------------------------------------------------------------------
 
-    def submit(self, script_path: Path | str, *, dependency: str | None = None) -> str:
+    def submit(self, script_path: Path | str, *, dependency: str | None = None, signal: str | None = None) -> str:
         """Submit a job script, once, and return the job's id.
 
         Args:
             script_path: The script; it is submitted from the present folder.
             dependency: The id of a job that must have ended before, however it ended; or a condition in
                 Slurm's words.
+            signal: The warning in the place of the script's, in sbatch's form.
 
         Raises:
             SubmitRefused: Slurm refused it; no job will run.
@@ -144,7 +168,7 @@ class SlurmClient:
                 again.
             SchedulerError: The controller could not be reached; no job exists.
         """
-        argv = commands.sbatch_argv(Path(script_path), dependency)
+        argv = commands.sbatch_argv(Path(script_path), dependency, signal)
         # The job inherits this environment, so nothing that is meant for reading output goes into it.
         answer = self._run(argv, clean_environment(os.environ))
         job_id = commands.parse_sbatch(answer.output)

@@ -39,6 +39,7 @@ _SACCT_FIELDS = (
     *("Submit", "Start", "End", "ElapsedRaw", "TimelimitRaw", "Comment", "WorkDir", "JobName"),
 )
 _SINFO_FIELDS = tuple("DcmlaTG")
+_QOS_FIELDS = ("Name", "PreemptMode", "GraceTime", "Preempt")
 _JOB_ID = re.compile(r"[1-9]\d*(_\d+)?")
 
 # Node states in which jobs can be placed, now or when the present ones end.
@@ -248,6 +249,33 @@ def parse_show_config(output: str) -> dict[str, str]:
     return {key.strip(): text_or_empty(value) for key, _, value in pairs}
 
 
+def show_partitions_argv() -> list[str]:
+    """Return the call that shows all partitions."""
+    return ["scontrol", "show", "partition"]
+
+
+def parse_show_partitions(output: str) -> list[dict[str, str]]:
+    """Return the ``Key=Value`` pairs of each partition in the output of ``scontrol show partition``."""
+    found: list[dict[str, str]] = []
+    for line in output.splitlines():
+        if line.startswith("PartitionName="):
+            found.append({})
+        if found:
+            found[-1].update({pair["key"]: text_or_empty(pair["value"]) for pair in _PAIR.finditer(line)})
+    return found
+
+
+def show_qos_argv() -> list[str]:
+    """Return the call that shows how each QOS is preempted."""
+    return ["sacctmgr", "--noheader", "--parsable2", "show", "qos", f"format={','.join(_QOS_FIELDS)}"]
+
+
+def parse_show_qos(output: str) -> list[dict[str, str]]:
+    """Return the fields of each QOS in sacctmgr's output."""
+    rows = (line.split("|") for line in output.splitlines())
+    return [dict(zip(_QOS_FIELDS, row, strict=True)) for row in rows if len(row) == len(_QOS_FIELDS)]
+
+
 # --- sinfo --------------------------------------------------------------------------------------------------
 
 
@@ -285,15 +313,18 @@ def parse_sinfo(output: str) -> list[NodeGroup]:
 # --- sbatch and scancel -------------------------------------------------------------------------------------
 
 
-def sbatch_argv(script: Path, dependency: str | None = None) -> list[str]:
+def sbatch_argv(script: Path, dependency: str | None = None, signal: str | None = None) -> list[str]:
     """Return the call that submits a script.
 
     Args:
         script: The job script.
         dependency: The id of a job that must have ended, however it ended; or a condition in Slurm's own
             words. Slurm takes an id it does not know any more as ended.
+        signal: The warning in the place of the script's, as ``B:USR2@300``.
     """
     argv = ["sbatch", "--parsable"]
+    if signal is not None:
+        argv.append(f"--signal={signal}")
     if dependency is not None:
         condition = f"afterany:{dependency}" if is_job_id(dependency) else dependency
         argv.append(f"--dependency={condition}")

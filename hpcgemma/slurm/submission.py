@@ -23,6 +23,7 @@ def submit_once(
     *,
     comment: str,
     dependency: str | None = None,
+    signal: str | None = None,
     known: Collection[str] = (),
 ) -> str:
     """Submit a script and return its job's id; where the answer was lost, look for the job before trying again.
@@ -32,6 +33,7 @@ def submit_once(
         script: The job script.
         comment: What marks the jobs of this run; nobody else's have it.
         dependency: The id of a job that must have ended before, or a condition in Slurm's words.
+        signal: The warning in the place of the script's, in sbatch's form.
         known: The run's earlier jobs, which are not the one looked for.
 
     Raises:
@@ -40,7 +42,7 @@ def submit_once(
         SchedulerError: The controller could not be reached; no job exists.
     """
     try:
-        return client.submit(script, dependency=dependency)
+        return client.submit(script, dependency=dependency, signal=signal)
     except SubmitTimeout as lost:
         deadline = time.monotonic() + LOOK_FOR_S
         misses = 0
@@ -56,4 +58,4 @@ def submit_once(
                     return found[-1]
                 misses += 1
             time.sleep(_LOOK_EVERY_S)
-        return client.submit(script, dependency=dependency)
+        return client.submit(script, dependency=dependency, signal=signal)

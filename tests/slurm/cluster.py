@@ -53,8 +53,9 @@ class SlurmCluster:
     """A Slurm cluster that lives as long as a ``with`` block, or from ``start`` to ``stop``.
 
     Four nodes ``node1`` to ``node4`` of 32 cores, 514000 MB and four pretended A100 each; a preemptible
-    partition ``boost_usr_prod`` and a partition ``urgent`` that preempts it; the account ``demo_acc``; the
-    QOS ``boost_qos_dbg`` (2 nodes, 30 minutes, 2 jobs a user) and ``boost_qos_lprod`` (4 days).
+    partition ``boost_usr_prod``, a partition ``spot`` whose jobs are cancelled without grace, and ``urgent``,
+    which preempts both; the account ``demo_acc``; the QOS ``boost_qos_dbg`` (2 nodes, 30 minutes, 2 jobs a user)
+    and ``boost_qos_lprod`` (4 days).
 
     Args:
         proctrack: How Slurm finds a job's processes; see ``ClusterOptions`` for this and all the others.

@@ -15,6 +15,7 @@ CLUSTER_NAME = "testcluster"
 ACCOUNT = "demo_acc"
 MAIN_PARTITION = "boost_usr_prod"
 URGENT_PARTITION = "urgent"
+SPOT_PARTITION = "spot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,8 @@ def slurm_conf(folder: Path, options: ClusterOptions, ports: ClusterPorts, *, ho
         f" GraceTime={options.grace_time_s} MaxTime=1-00:00:00 DefaultTime=00:30:00",
         f"PartitionName={URGENT_PARTITION} Nodes=ALL Default=NO State=UP PriorityTier=10 PreemptMode=OFF"
         " MaxTime=1-00:00:00 DefaultTime=00:30:00",
+        f"PartitionName={SPOT_PARTITION} Nodes=ALL Default=NO State=UP PriorityTier=1 PreemptMode=CANCEL GraceTime=0"
+        " MaxTime=UNLIMITED DefaultTime=00:30:00",
     ]
     return "\n".join(lines) + "\n"
 

@@ -127,6 +127,8 @@ def record_all(cluster: SlurmCluster) -> Recorder:
     recorder.record("sinfo", commands.sinfo_argv("boost_usr_prod"))
     recorder.record("sinfo_unknown", commands.sinfo_argv("nowhere"))
     recorder.record("show_config", commands.show_config_argv())
+    recorder.record("show_partitions", commands.show_partitions_argv())
+    recorder.record("show_qos", commands.show_qos_argv())
     cluster.urgent_job(nodes="node2")
     preempted = commands.show_job_argv(running)
     cluster.wait_for(lambda: "PreemptTime=2" in cluster.run(*preempted).stdout, "the preemption to begin")
