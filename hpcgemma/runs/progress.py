@@ -33,7 +33,7 @@ class Progress:
 
 def read_progress(folder: RunFolder) -> Progress | None:
     """Return the newest figures, or None before the first sign of life."""
-    lines = _last_lines(folder)
+    lines = recent_metrics(folder)
     steps = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "eval_loss" in line]
     beat = _heartbeat(folder)
@@ -67,7 +67,8 @@ def _seconds_left(steps: list[dict[str, Any]]) -> float | None:
     return float(statistics.median(speeds) * max(0, newest["total_steps"] - newest["step"]))
 
 
-def _last_lines(folder: RunFolder) -> list[dict[str, Any]]:
+def recent_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the last lines of a run's metrics; none before the first."""
     try:
         with folder.metrics_file.open("rb") as file:
             size = file.seek(0, 2)
