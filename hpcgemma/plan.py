@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hpcgemma.errors import ConfigError, HpcGemmaError, InputError, Problem
+from hpcgemma.fate import Way
 from hpcgemma.job_plan import JobPlan, name_problems
 from hpcgemma.memory import StrategyName
 from hpcgemma.profiles import Profile, QueueSpec
@@ -24,7 +25,9 @@ class Plan(JobPlan):
 
     scheduler: Literal["slurm", "none"]
     device: Literal["cuda", "cpu", "auto"]
-    continue_by: Literal["successor", "requeue"]
+    continue_by: Way
+    """How the run goes on in another job. What `continuation.mode: auto` means only Slurm can say: until it was asked,
+    a successor."""
     signal: str
     """Name of the warning signal without SIG."""
     signal_lead_s: int
@@ -160,7 +163,7 @@ def make_plan(
         cpus_per_rank=profile.request.cpus_per_gpu,
         memory_mb_per_node=memory_per_gpu_mb * resources.gpus_per_node if memory_per_gpu_mb else None,
         walltime_min=walltime_min,
-        continue_by=profile.continuation.mode,
+        continue_by="successor" if profile.continuation.mode == "auto" else profile.continuation.mode,
         signal=profile.continuation.signal,
         signal_lead_s=lead_s,
         max_relaunches=profile.continuation.max_relaunches,

@@ -101,12 +101,14 @@ class CpuQueueSpec(Section):
 class ContinuationSpec(Section):
     """How a run goes on when its job must end before it is finished."""
 
-    mode: Literal["successor", "requeue"] = "successor"
-    """successor: the job submits the next one, which starts when it ends; requeue: `scontrol requeue`."""
+    mode: Literal["auto", "successor", "requeue", "chain"] = "auto"
+    """successor: the job submits the next one, which starts when it ends; requeue: `scontrol requeue`; chain: the next
+    job always waits ahead; auto: what fits the site, by what Slurm says of it (`hpcgemma doctor` shows it)."""
     signal: Literal["USR1", "USR2"] = "USR2"
     """Warning signal. NCCL may use USR1."""
     lead_s: int = Field(300, ge=1, le=65535)
-    """Seconds before the time limit at which Slurm warns; it may come up to 60 s early (sbatch --signal)."""
+    """Seconds before the time limit at which Slurm warns, until the run has measured what its saves take; it may come
+    up to 60 s early (sbatch --signal)."""
     max_relaunches: int = Field(3, ge=0)
     """Relaunches in the same allocation without a new checkpoint between them, before the run is given up."""
     interruption_every_h: float = Field(24.0, gt=0)

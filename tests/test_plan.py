@@ -30,6 +30,14 @@ def test_every_shipped_profile_is_valid_and_holds_no_account() -> None:
         assert load_profile(name).name == name
 
 
+def test_until_slurm_was_asked_a_run_goes_on_by_successor_unless_the_profile_says_otherwise() -> None:
+    assert load_profile("leonardo").continuation.mode == "auto"
+    assert plan_of().continue_by == "successor"
+    profile = load_profile("leonardo", ["continuation.mode=chain"])
+    plan = make_plan(profile, load_recipe("gemma2_9b_lora"), run_name="r", run_id="0123456789ab", account="A_1")
+    assert plan.continue_by == "chain"
+
+
 def test_leonardo_gives_each_gpu_its_cores_and_memory() -> None:
     plan = plan_of()
     assert (plan.partition, plan.qos, plan.account) == ("boost_usr_prod", "normal", "A_1")

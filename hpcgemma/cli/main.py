@@ -12,6 +12,7 @@ from hpcgemma import __version__
 from hpcgemma.errors import HpcGemmaError, InputError
 
 COMMANDS = {
+    "doctor": "Say what will happen to a job here, and what is at risk.",
     "data": "Look at a recipe's data, count it, prepare it ahead.",
     "submit": "Plan, check, render and submit a run.",
     "status": "Show where runs stand, and why.",

@@ -1,0 +1,53 @@
+"""`hpcgemma doctor` on a real Slurm, and what its configuration decides for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenario import Terminal
+
+from .cluster import SlurmCluster
+
+SUCCESSOR = str(Path(__file__).parent.parent / "profiles" / "leonardo_test.yaml")
+PREEMPTED = "Jobs of partition urgent may take its nodes. "
+
+
+@pytest.fixture(scope="module")
+def login(terminal: Terminal) -> Iterator[Terminal]:
+    """The login node of a cluster without accounting."""
+    with SlurmCluster(accounting=False, grace_time_s=60) as cluster:
+        yield Terminal(terminal.folder, {**terminal.environment, "SLURM_CONF": str(cluster.conf)})
+
+
+def test_a_partition_that_requeues_with_grace_needs_no_chain(login: Terminal) -> None:
+    facts = login.json("doctor", "--profile", SUCCESSOR)
+    assert facts["way"] == "successor"
+    assert facts["loses_work"] is False
+    assert facts["preemption"] == {
+        "mode": "requeue",
+        "by": "Jobs of partition urgent",
+        "grace_s": 60,
+        "notice_s": 60,
+    }
+    told = dict(facts["sections"]["what happens to a job"])
+    assert told["preemption"] == (
+        f"{PREEMPTED}Each rank gets SIGTERM, the batch host nothing, and after 60 s all is ended. "
+        "Slurm then requeues the job."
+    )
+    assert dict(facts["sections"]["the cluster"])["accounting"] == "none: ended jobs are soon forgotten"
+
+
+def test_a_partition_that_cancels_without_grace_asks_for_a_chain(login: Terminal) -> None:
+    said = login.call("doctor", "--profile", SUCCESSOR, "--partition", "spot").stdout
+    assert f"{PREEMPTED}There is no grace: SIGTERM goes to all processes at once, and 5 s later SIGKILL." in said
+    assert "chain: preempted jobs are cancelled here with no grace to submit the next one in" in said
+
+
+def test_an_unknown_partition_is_the_users_fault(login: Terminal) -> None:
+    said = login.call("doctor", "--profile", SUCCESSOR, "--partition", "nowhere", code=2).stderr
+    assert said == (
+        "Error: this cluster has no partition 'nowhere'\nTry:   --partition with one of: boost_usr_prod, urgent, spot\n"
+    )
