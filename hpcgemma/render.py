@@ -98,6 +98,11 @@ def job_environment(plan: JobPlan, identity: Mapping[str, str]) -> list[tuple[st
     return [*environment.items(), *plan.env]
 
 
+def warning_signal(plan: Plan, lead_s: int) -> str:
+    """Return the warning that a job asks for, in sbatch's form: to the batch host, so many seconds before the limit."""
+    return f"B:{plan.signal}@{lead_s}"
+
+
 def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> str:
     """Return the job script of a run.
 
@@ -115,7 +120,7 @@ def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> st
         RUN_TEMPLATE,
         plan,
         command,
-        signal=f"B:{plan.signal}@{plan.signal_lead_s}",
+        signal=warning_signal(plan, plan.signal_lead_s),
         stdout=log_pattern(submitit_dir / "%j_0_log.out"),
         stderr=log_pattern(submitit_dir / "%j_0_log.err"),
         environment=job_environment(plan, identity),

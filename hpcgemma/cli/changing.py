@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ def changed(
         walltime=format_walltime(old_plan.walltime_min) if keeps_walltime and not is_unlimited else walltime,
         model_config=model_config,
     )
+    plan = dataclasses.replace(plan, continue_by=old_plan.continue_by)  # as the site decided when it was submitted
     recipe = with_strategy(recipe, plan.strategy)
     findings = preflight.check_method(plan, recipe, model_config)
     if plan.scheduler == "slurm":

@@ -10,7 +10,7 @@ from hpcgemma import files
 from hpcgemma.cli import console
 from hpcgemma.runs import store
 from hpcgemma.runs.progress import Progress, read_progress, read_scores
-from hpcgemma.runs.state import RunState, RunStatus, count_attempts
+from hpcgemma.runs.state import RunState, RunStatus, chain_position, count_attempts, waiting_links
 from hpcgemma.runs.store import RunEntry
 from hpcgemma.runs.time_use import costs, predicted_ettr, time_use
 
@@ -42,6 +42,7 @@ def as_mapping(entry: RunEntry, state: RunState, *, with_time: bool = True) -> d
     progress = read_progress(entry.folder)
     events = entry.folder.events()
     job = state.job
+    position = chain_position(events, state.job_id)
     return {
         "name": entry.name,
         "run_id": entry.run_id,
@@ -56,6 +57,8 @@ def as_mapping(entry: RunEntry, state: RunState, *, with_time: bool = True) -> d
         "job_state": job.state if job else None,
         "reason": job.reason if job else None,
         "nodes": job.node_list if job else None,
+        "link": position and list(position),
+        "waiting_links": [] if state.status.is_final else waiting_links(events),
         "attempts": count_attempts(events),
         "step": progress.step if progress else None,
         "total_steps": progress.total_steps if progress else None,
@@ -94,7 +97,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("run", f"{entry.name}  ({entry.recipe} on {entry.profile})"),
             ("state", f"{state.status.value}: {state.sentence}"),
             ("try", state.hint),
-            ("job", _jobs(facts["job_ids"])),
+            ("job", _jobs(state.job_id, facts["job_ids"], facts["waiting_links"], facts["link"])),
             ("nodes", facts["nodes"] or ""),
             ("starts", f"about {start:%Y-%m-%d %H:%M} by Slurm's estimate" if start else ""),
             ("attempts", str(facts["attempts"] or "")),
@@ -153,10 +156,18 @@ def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _jobs(job_ids: list[str]) -> str:
-    if len(job_ids) < 2:
-        return "".join(job_ids)
-    return f"{job_ids[-1]}  (before: {', '.join(job_ids[:-1])})"
+def _jobs(current: str | None, job_ids: list[str], waiting: list[str], link: list[int] | None) -> str:
+    if current is None:
+        return ""
+    before = [each for each in job_ids if each != current and each not in waiting]
+    behind = [each for each in waiting if each != current]
+    parts = [
+        f"link {link[0]} of {link[1]}" if link else "",
+        f"before: {', '.join(before)}" if before else "",
+        f"waiting behind it: {', '.join(behind)}" if behind else "",
+    ]
+    told = "; ".join(part for part in parts if part)
+    return f"{current}  ({told})" if told else current
 
 
 def _number(value: float | None, form: str) -> str:

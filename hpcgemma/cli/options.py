@@ -33,6 +33,14 @@ allow_change: Decorator = click.option(
 walltime: Decorator = click.option(
     "--time", "walltime", metavar="HH:MM:SS", help="Time limit of one job; the run goes on in further jobs."
 )
+links: Decorator = click.option(
+    "--links",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Queue N jobs at once, each behind those before it, and no more: the run takes one after the other, those it "
+    "does not need are cancelled, and at the time limit of the last it stops. Default: as many as it takes, each "
+    "submitted when the one before it ends.",
+)
 run_argument: Decorator = click.argument("run", metavar="[RUN]", required=False)
 model_argument: Decorator = click.argument("model", metavar="RUN|FOLDER")
 checkpoint: Decorator = click.option(

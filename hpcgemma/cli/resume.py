@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @options.settings
 @options.allow_change
 @options.walltime
+@options.links
 @options.dry_run
 @options.wait
 @options.json_output
@@ -25,6 +26,7 @@ def resume(
     settings: tuple[str, ...],
     allowed: tuple[str, ...],
     walltime: str | None,
+    links: int | None,
     dry_run: bool,
     wait: bool,
     as_json: bool,
@@ -34,16 +36,19 @@ def resume(
     \b
     hpcgemma resume
     hpcgemma resume gemma2_9b_lora-3
+    hpcgemma resume gemma2_9b_lora-3 --links 4
     hpcgemma resume gemma2_9b_lora-3 --set resources.gpus_per_node=4
     hpcgemma resume gemma2_9b_lora-3 --allow-change libraries
     """
     from hpcgemma import checkpoints
-    from hpcgemma.cli import changing, choosing, console, differences, waiting
+    from hpcgemma.cli import chain, changing, choosing, console, differences, waiting
     from hpcgemma.cli.submit import show_notes
     from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
     from hpcgemma.executors import submission
     from hpcgemma.plan import Plan
+    from hpcgemma.profiles import Profile
     from hpcgemma.runs import store, tracking
+    from hpcgemma.runs.measurement import need_of
     from hpcgemma.runs.state import RunStatus
     from hpcgemma.slurm.client import SlurmClient
     from hpcgemma.supervise.supervisor import supervise
@@ -66,6 +71,8 @@ def resume(
         own = differences.own_command(entry.folder, "resume", entry.name)
         raise InputError(error.problem, f"use the run's own copy of hpcgemma: {own}") from error
     notes: list[Finding] = []
+    profile = Profile.model_validate(content["profile"])
+    chain.require_queue(links, profile)
     is_changed = bool(settings or walltime is not None or allowed)
     if settings or walltime is not None:
         content, plan, notes = changing.changed(entry, content, settings, walltime, client, allowed)
@@ -83,7 +90,7 @@ def resume(
             f"from its checkpoint at step {found[-1].step}" if found else "from the start: it has no checkpoint yet"
         )
         job_id = state.job_id
-        if state.status.is_active and is_changed:
+        if state.status.is_active and (is_changed or links):
             raise InputError(
                 f"run {entry.name} is {state.status.value} as job {job_id}; it is changed only while no job has it",
                 f"hpcgemma cancel {entry.name}, which saves first; then this command again",
@@ -103,10 +110,17 @@ def resume(
                 content = differences.with_allowance(content, found[-1] if found else None, allowed)
                 store.rewrite_run_file(entry.folder, content)
                 entry.folder.record("changed", settings=list(settings), walltime=walltime, allowed=list(allowed))
-            job_id = submission.submit_again(entry, plan, client, supervise)
+            if plan.scheduler == "slurm":
+                _, _, cautions = chain.going_on(plan, profile, client, need_of(entry.folder))
+                show_notes(cautions)
+            job_id = submission.submit_again(entry, plan, client, supervise, links or 0)
+            show_notes(chain.queue(entry, plan, client, job_id, links))
             console.say(f"run {entry.name} goes on as job {job_id} {origin}")
+            if links:
+                console.say(chain.describe(entry))
     if wait:
         return waiting.wait_for(entry, client, plan.poll_interval_s, as_json=as_json)
     if as_json:
-        console.result_json({"name": entry.name, "run_id": entry.run_id, "job_id": job_id, "folder": entry.path})
+        said = {"name": entry.name, "run_id": entry.run_id, "job_id": job_id, "links": links, "folder": entry.path}
+        console.result_json(said)
     return 0

@@ -11,6 +11,7 @@ from hpcgemma.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hpcgemma.fate import Choice
     from hpcgemma.findings import Finding
     from hpcgemma.plan import Plan
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     envvar="HPCGEMMA_RUNS_DIR",
     help="Folder of run folders. [env: HPCGEMMA_RUNS_DIR]",
 )
+@options.links
 @options.dry_run
 @options.wait
 @options.json_output
@@ -39,6 +41,7 @@ def submit(
     account: str | None,
     walltime: str | None,
     runs_dir: str | None,
+    links: int | None,
     dry_run: bool,
     wait: bool,
     as_json: bool,
@@ -47,13 +50,14 @@ def submit(
 
     \b
     hpcgemma submit --profile leonardo --recipe gemma2_9b_lora --account NAME
+    hpcgemma submit --profile leonardo --recipe gemma2_9b_lora --account NAME --links 4
     hpcgemma submit --profile local --recipe svg_captions_tiny --set training.epochs=1 --wait
     """
     import dataclasses
     from pathlib import Path
 
     from hpcgemma import hub, preflight, userconfig
-    from hpcgemma.cli import console, waiting
+    from hpcgemma.cli import chain, console, waiting
     from hpcgemma.executors import submission
     from hpcgemma.findings import refuse
     from hpcgemma.plan import make_plan
@@ -66,6 +70,7 @@ def submit(
     from hpcgemma.supervise.supervisor import supervise
 
     profile = load_profile(profile_name)
+    chain.require_queue(links, profile)
     recipe = with_absolute_paths(load_recipe(recipe_name, settings), Path.cwd())
     config = userconfig.load_user_config()
     account = userconfig.resolve_account(account, profile, config)
@@ -83,18 +88,25 @@ def submit(
     )
     recipe = with_strategy(recipe, plan.strategy)
     client = SlurmClient()
+    choice: Choice | None = None
     findings = preflight.check_recipe(plan, recipe, model_config)
     notes = preflight.note_recipe(plan, recipe, model_config)
     data = preflight.describe_data(recipe)
     if dry_run:
         script = submission.preview(plan, folder_of_runs / plan.run_name)
         show_preview(plan, script, findings, notes, data, as_json=as_json)
+        if links:
+            console.say(f"{links} jobs of this script would be queued, each to start when all before it have ended")
         return 0
     if plan.scheduler == "slurm":
         findings += preflight.check_partition(plan, client)
+        refuse(findings)
+        plan, choice, cautions = chain.going_on(plan, profile, client)
+        notes += cautions
     refuse(findings)
 
-    entry, job_id = submission.submit_new(plan, profile, recipe, folder_of_runs, client, supervise)
+    entry, job_id = submission.submit_new(plan, profile, recipe, folder_of_runs, client, supervise, links or 0)
+    notes += chain.queue(entry, plan, client, job_id, links)
     if as_json and not wait:
         console.result_json(
             {
@@ -104,6 +116,9 @@ def submit(
                 "folder": entry.path,
                 "strategy": plan.strategy,
                 "strategy_reason": plan.strategy_reason,
+                "continue_by": plan.continue_by,
+                "continue_reason": choice.reason if choice else None,
+                "links": links,
                 "data": data,
                 "notes": [dataclasses.asdict(note) for note in notes],
             }
@@ -114,6 +129,10 @@ def submit(
         console.say(f"strategy {plan.strategy}: {plan.strategy_reason}")
         for line in data:
             console.say(line)
+        if choice is not None:
+            console.say(f"goes on by {plan.continue_by}: {choice.reason}")
+        if links:
+            console.say(chain.describe(entry))
         console.say(f"folder {entry.path}")
         if not wait:
             console.say(f"look: hpcgemma status {entry.name}")

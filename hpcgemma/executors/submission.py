@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpcgemma import __version__
 from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
 from hpcgemma.executors import supervisor_command
+from hpcgemma.findings import Finding
 from hpcgemma.plan import Plan
 from hpcgemma.profiles import Profile
 from hpcgemma.recipes import Recipe
@@ -18,9 +20,13 @@ from hpcgemma.recipes.libraries import library_versions
 from hpcgemma.render import render_script
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.lead import lead_of, warning_lead_s
+from hpcgemma.runs.measurement import need_of
 from hpcgemma.runs.store import RunEntry
+from hpcgemma.runs.tracking import link_pickle
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.refusals import SubmitTimeout
+from hpcgemma.slurm.submission import submit_once
 
 if TYPE_CHECKING:
     import submitit
@@ -38,7 +44,13 @@ def preview(plan: Plan, run_folder: Path) -> str:
 
 
 def submit_new(
-    plan: Plan, profile: Profile, recipe: Recipe, runs_dir: Path, client: SlurmClient, supervisor: Supervisor
+    plan: Plan,
+    profile: Profile,
+    recipe: Recipe,
+    runs_dir: Path,
+    client: SlurmClient,
+    supervisor: Supervisor,
+    links: int = 0,
 ) -> tuple[RunEntry, str]:
     """Create a run and submit its first job.
 
@@ -49,6 +61,7 @@ def submit_new(
         runs_dir: Where run folders are.
         client: Runs Slurm's commands.
         supervisor: What the job calls with the run folder's path.
+        links: Jobs that the run is to have and no more; 0: as many as it takes.
 
     Returns:
         The run, and the job's id.
@@ -70,7 +83,7 @@ def submit_new(
     preview(plan, folder.path)  # a value that cannot be written is refused before anything is created
     store.create_run(entry, _run_file(entry, plan, profile, recipe))
     try:
-        return entry, submit_again(entry, plan, client, supervisor)
+        return entry, submit_again(entry, plan, client, supervisor, links)
     except SubmitTimeout as lost:
         raise SchedulerError(
             f"{lost.problem}; run {entry.name} is kept in {entry.path}",
@@ -82,13 +95,25 @@ def submit_new(
         raise
 
 
-def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: Supervisor) -> str:
+def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: Supervisor, links: int = 0) -> str:
     """Submit a job for a run that has its folder, record it, and return its id.
+
+    When it is warned of its end follows from what the run's saves took, once there are any.
+
+    Args:
+        entry: The run.
+        plan: What is asked for.
+        client: Runs Slurm's commands.
+        supervisor: What the job calls with the run folder's path.
+        links: Jobs that the run is to have and no more; 0: as many as it takes. `queue_links` submits the others.
 
     Raises:
         SchedulerError: Slurm refused or did not answer.
     """
     folder = entry.folder
+    if plan.scheduler == "slurm":
+        lead_s = warning_lead_s(need_of(folder), assumed_s=plan.signal_lead_s, walltime_min=plan.walltime_min)
+        plan = dataclasses.replace(plan, signal_lead_s=lead_s)
     try:
         job = _executor(plan, folder, client).submit(supervisor, str(folder.path))
     except OSError as error:
@@ -98,9 +123,47 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
             f"the run folder {folder.path} cannot be written: {error.strerror}", "free some space, or make it writable"
         ) from error
     job_id = str(job.job_id)
-    folder.record("submitted", job_id=job_id, by="launcher", profile=plan.profile)
+    facts = {"links": links} if links else {}
+    folder.record("submitted", job_id=job_id, by="launcher", profile=plan.profile, lead_s=plan.signal_lead_s, **facts)
     store.note_job(entry, job_id)
     return job_id
+
+
+def queue_links(entry: RunEntry, plan: Plan, client: SlurmClient, job_id: str, links: int) -> Finding | None:
+    """Queue further jobs behind a run's first one, each to start when all before it have ended, however they did.
+
+    All before, and not only the last: were a waiting link cancelled, the one behind it would start at once.
+
+    Args:
+        entry: The run.
+        plan: What was asked for.
+        client: Runs Slurm's commands.
+        job_id: The first job.
+        links: Jobs in all, the first one included.
+
+    Returns:
+        Why there are fewer than wanted; None where there are all.
+    """
+    folder, queued = entry.folder, [job_id]
+    lead_s = lead_of(folder.events(), job_id, plan.signal_lead_s)
+    for number in range(2, links + 1):
+        try:
+            link = submit_once(
+                client,
+                folder.script_file,
+                comment=plan.comment,
+                dependency=f"afterany:{':'.join(queued)}",
+                known=store.job_ids(folder),
+            )
+            link_pickle(folder, folder.submitit_dir / f"{job_id}_submitted.pkl", link)
+        except (SchedulerError, OSError) as error:
+            problem = error.problem if isinstance(error, SchedulerError) else str(error)
+            hint = error.hint if isinstance(error, SchedulerError) else "free some space, or make the folder writable"
+            return Finding(f"only {len(queued)} of {links} links are queued: {problem}", hint)
+        folder.record("linked", job_id=link, link=number, lead_s=lead_s)
+        store.note_job(entry, link)
+        queued.append(link)
+    return None
 
 
 def _executor(plan: Plan, folder: RunFolder, client: SlurmClient) -> submitit.Executor:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hpcgemma import files, snapshot
 
 EventName = Literal[
-    "submitted",  # a job was handed to the scheduler: job_id, by
+    "submitted",  # a job was handed to the scheduler: job_id, by, links, lead_s
     "began",  # an attempt has its nodes: attempt, job_id
     "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks, code
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
@@ -23,7 +23,9 @@ EventName = Literal[
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
     "ended",  # an attempt ended: attempt, ending, sentence, step
     "relaunched",  # the ranks are started again in the same allocation: attempt
-    "continued",  # the run goes on in another job, or in this one requeued: by, job_id
+    "continued",  # the run goes on in another job, or in this one requeued: by, job_id, lead_s
+    "linked",  # a job was queued ahead, which waits for those before it: job_id, link, lead_s
+    "chain_ended",  # the last link of a chain ended at its time limit, and the run is not finished: links, job_id
     "changed",  # the launcher resumes it otherwise: settings, walltime, allowed
     "hastened",  # the launcher ended the wait of a requeued job: job_id
     "cancelled",  # the user asked for the end: job_id

@@ -16,6 +16,9 @@ from hpcgemma.findings import Finding
 MARGIN_S = 60
 """Seconds beside the save: Slurm looks at time limits every 30 s, and the next job must be submitted. That Slurm may
 warn 60 s early (sbatch --signal) needs none: it only gives more time."""
+RESERVE_S = 15
+"""Seconds of these that no short time limit takes: the supervisor ends ranks that have not saved by then, to go on
+(supervise/attempt.py)."""
 MAX_LEAD_S = 65535
 """sbatch takes no more."""
 _STEPS_LOOKED_AT = 50
@@ -70,8 +73,8 @@ def lead_of(events: Iterable[Mapping[str, Any]], job_id: str, assumed_s: int) ->
 def warning_lead_s(need: SaveNeed | None, *, assumed_s: int, walltime_min: int) -> int:
     """Return how many seconds before the time limit Slurm is to warn.
 
-    Where the time limit is short the margin gives way to the training: with the save it takes no more than a quarter of
-    the limit, and the save itself no more than half.
+    Where the time limit is short the margin gives way to the training, down to what the supervisor needs: with the save
+    it takes a quarter of the limit, and in no case more than half.
 
     Args:
         need: What was measured; None where nothing was.
@@ -81,7 +84,7 @@ def warning_lead_s(need: SaveNeed | None, *, assumed_s: int, walltime_min: int) 
     if need is None:
         return assumed_s
     limit_s = walltime_min * 60
-    wanted = min(need.seconds + MARGIN_S, max(need.seconds, limit_s // 4))
+    wanted = min(need.seconds + MARGIN_S, max(need.seconds + RESERVE_S, limit_s // 4))
     return max(1, min(wanted, limit_s // 2, MAX_LEAD_S))
 
 

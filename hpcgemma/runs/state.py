@@ -86,7 +86,29 @@ def is_superseded(events: Events, job_id: str) -> bool | None:
         return None
     words = [event for event in events if event.get("event") in ("submitted", "finished", "failed", "cancelled")]
     is_over = bool(words) and words[-1].get("event") != "submitted"
-    return is_over or current_job_id(events) != job_id
+    return is_over or (current_job_id(events) != job_id and job_id not in waiting_links(events))
+
+
+def waiting_links(events: Events) -> list[str]:
+    """Return the jobs that were queued ahead for the run and have not had their turn, the next one first."""
+    recent = _since_submission(events)
+    links = [str(event.get("job_id")) for event in recent if event.get("event") == "linked"]
+    used = {str(event.get("job_id")) for event in recent if event.get("event") in ("continued", "started")}
+    passed = max((index for index, job_id in enumerate(links) if job_id in used), default=-1)
+    return links[passed + 1 :]
+
+
+def wanted_links(events: Events) -> int:
+    """Return how many jobs the user wants the run to have; 0 for as many as it takes."""
+    recent = _since_submission(events)
+    return int(recent[0].get("links") or 0) if recent else 0
+
+
+def chain_position(events: Events, job_id: str | None) -> tuple[int, int] | None:
+    """Return which link of a run's chain a job is, from 1, and how many there are; None where it is none."""
+    recent = _since_submission(events)
+    jobs = [str(event.get("job_id")) for event in recent if event.get("event") in ("submitted", "linked")]
+    return (jobs.index(job_id) + 1, len(jobs)) if job_id in jobs and len(jobs) > 1 else None
 
 
 def count_attempts(events: Events) -> int:
@@ -100,9 +122,10 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
     Args:
         name: Name of the run, for the hints.
         events: Its events, oldest first.
-        answer: The scheduler's word on `current_job_id(events)`.
+        answer: The scheduler's word on `current_job_id(events)`, or on the link that takes its place.
     """
-    job_id, job = current_job_id(events), answer.job
+    job = answer.job
+    job_id = current_job_id(events) if job is None else job.job_id
     resume = f"hpcgemma resume {name}"
     logs = f"hpcgemma logs {name}"
 
@@ -134,6 +157,9 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
             return state(RunStatus.RUNNING, "cancelled by you; saving before it ends")
         ending = job.state == "COMPLETING"
         return state(RunStatus.RUNNING, "its job is ending" if ending else _running(recent))
+    if "chain_ended" in ended:
+        sentence = f"the last of its {ended['chain_ended'].get('links')} links ended before it was finished"
+        return state(RunStatus.INTERRUPTED, sentence, f"{resume}, with --links N for a chain again")
     explained = reasons.explain_state(job.state)
     if job.state == "CANCELLED":
         return state(RunStatus.CANCELLED, f"job {job_id} was cancelled", f"to go on with it: {resume}")
@@ -153,7 +179,8 @@ def _heeded(events: Events) -> Events:
     for event in events:
         if event.get("event") == "refused":
             refused = event.get("job_id")
-            kept = [e for e in kept if e.get("job_id") != refused or e.get("event") not in ("submitted", "continued")]
+            taken_back = ("submitted", "continued", "linked")
+            kept = [e for e in kept if e.get("job_id") != refused or e.get("event") not in taken_back]
         else:
             kept.append(event)
     return kept

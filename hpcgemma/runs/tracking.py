@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hpcgemma.errors import InputError, SchedulerError
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.state import RunState, SchedulerAnswer, current_job_id, decide_state, has_ended
+from hpcgemma.runs.state import RunState, SchedulerAnswer, current_job_id, decide_state, has_ended, waiting_links
 from hpcgemma.runs.store import RunEntry, note_job
+from hpcgemma.slurm import reasons
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import JobRecord
 
@@ -27,10 +28,12 @@ def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
     lost = {entry.run_id: _adopt_lost_job(entry, client) for entry in entries}
     events = [entry.folder.events() for entry in entries]
     current = [current_job_id(each) for each in events]
+    links = [waiting_links(each) for each in events]
     asked = [
-        job_id
-        for entry, job_id, run_events in zip(entries, current, events, strict=True)
+        each
+        for entry, job_id, ahead, run_events in zip(entries, current, links, events, strict=True)
         if entry.scheduler == "slurm" and job_id and not has_ended(run_events)
+        for each in (job_id, *ahead)
     ]
     jobs: dict[str, JobRecord] = {}
     problem = ""
@@ -40,15 +43,20 @@ def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
         except (SchedulerError, InputError) as error:
             problem = error.problem
     states = []
-    for entry, run_events, job_id in zip(entries, events, current, strict=True):
+    for entry, run_events, job_id, ahead in zip(entries, events, current, links, strict=True):
         if entry.scheduler == "none":
             answer = local_job(entry, job_id)
         else:
-            job = jobs.get(job_id or "")
-            own = job if job is not None and is_own_job(entry, job) else None
-            answer = SchedulerAnswer(job=own, problem=problem or lost[entry.run_id])
+            known = [jobs[each] for each in (job_id, *ahead) if each in jobs and is_own_job(entry, jobs[each])]
+            answer = SchedulerAnswer(job=_in_charge(known, job_id), problem=problem or lost[entry.run_id])
         states.append(decide_state(entry.name, run_events, answer))
     return states
+
+
+def _in_charge(jobs: Sequence[JobRecord], current: str | None) -> JobRecord | None:
+    """Return the first of a run's jobs that has not ended; where all have, the one that worked on it last."""
+    alive = (job for job in jobs if not reasons.is_final(job.state))
+    return next(alive, next((job for job in jobs if job.job_id == current), None))
 
 
 def _adopt_lost_job(entry: RunEntry, client: SlurmClient) -> str:

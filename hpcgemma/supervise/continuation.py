@@ -8,7 +8,10 @@ from typing import Protocol
 
 from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
+from hpcgemma.render import warning_signal
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.lead import warning_lead_s
+from hpcgemma.runs.measurement import need_of
 from hpcgemma.runs.store import job_ids
 from hpcgemma.runs.tracking import link_pickle
 from hpcgemma.slurm.client import SlurmClient
@@ -25,6 +28,8 @@ class Continued:
 
     by: str
     job_id: str
+    lead_s: int | None = None
+    """Seconds before its time limit at which the job is warned; None: as before."""
 
 
 class Continuation(Protocol):
@@ -41,11 +46,13 @@ class Continuation(Protocol):
 class Successor:
     """sbatch from inside, with ``--dependency=afterany`` on this job: it starts when the nodes are free.
 
-    submitit's worker looks for the pickle of its own job id, so the successor's is linked to this one's.
+    submitit's worker looks for the pickle of its own job id, so the successor's is linked to this one's. When it is to
+    be warned follows from what this run's saves took.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient) -> None:
         self._plan, self._folder, self._allocation, self._client = plan, folder, allocation, client
+        self._lead_s = warning_lead_s(need_of(folder), assumed_s=plan.signal_lead_s, walltime_min=plan.walltime_min)
 
     def go_on(self) -> Continued:
         """See Continuation."""
@@ -55,6 +62,7 @@ class Successor:
             self._folder.script_file,
             comment=self._plan.comment,
             dependency=own,
+            signal=warning_signal(self._plan, self._lead_s),
             known={own, *job_ids(self._folder)},
         )
         try:
@@ -62,7 +70,7 @@ class Successor:
         except OSError as error:
             self._client.cancel([job_id])
             raise SchedulerError(f"successor {job_id} could not be given its task: {error}", "") from error
-        return Continued("successor", job_id)
+        return Continued("successor", job_id, self._lead_s)
 
 
 class Requeue:
@@ -97,9 +105,9 @@ def continuation_of(plan: Plan, folder: RunFolder, allocation: Allocation, clien
     """Return the way of going on that the profile chose."""
     if not allocation.on_slurm:
         return LocalRestart(allocation)
-    if plan.continue_by == "successor":
-        return Successor(plan, folder, allocation, client)
-    return Requeue(allocation, client)
+    if plan.continue_by == "requeue":
+        return Requeue(allocation, client)
+    return Successor(plan, folder, allocation, client)
 
 
 def go_on(continuation: Continuation, fallback: Continuation | None) -> Continued:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.lead import lead_of
 from hpcgemma.runs.lock import LockHeldError, LockLostError, RunLock
 from hpcgemma.runs.state import current_job_id, is_superseded
 from hpcgemma.slurm.client import SlurmClient
@@ -21,6 +23,7 @@ from hpcgemma.supervise import continuation as ways
 from hpcgemma.supervise.allocation import Allocation, read_allocation
 from hpcgemma.supervise.attempt import Attempt
 from hpcgemma.supervise.cause import WarningCause, ask_cause
+from hpcgemma.supervise.chain import Chain
 from hpcgemma.supervise.endings import (
     WARNED_ENDINGS,
     Ending,
@@ -70,6 +73,7 @@ class Supervisor:
     def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, flags: WarningFlags) -> None:
         self.plan, self.folder, self.allocation, self.flags = plan, folder, allocation, flags
         self.client = SlurmClient(timeout_s=_INSIDE_TIMEOUT_S)
+        self._chain = Chain(plan, folder, allocation, self.client)
         self.cause: WarningCause | None = None
         self._continued: ways.Continued | None = None
         self._attempt = 0
@@ -90,6 +94,13 @@ class Supervisor:
             if self._is_superseded():  # perhaps it took a while
                 return self._leave_alone()
             store.note_job(entry, self.allocation.job_id)
+            lead_s = lead_of(self._events(), self.allocation.job_id, self.plan.signal_lead_s)
+            self.plan = dataclasses.replace(self.plan, signal_lead_s=lead_s)
+            if not self._chain.take_turn():
+                self._take_back_jobs()
+                return self._leave_alone()
+            if queued := self._chain.queue_ahead():
+                self._say(queued)
             return self._run()
         except LockLostError as error:
             self._say(error.problem)
@@ -151,7 +162,8 @@ class Supervisor:
         self.folder.record("warned", job_id=self.allocation.job_id, signal=self.flags.warned, cause=self.cause.value)
         self._say(f"{self.flags.warned} came ({self.cause.value}): the ranks save")
         final_notice = self.flags.terminated_at is not None and self.allocation.on_slurm
-        if final_notice and self.plan.continue_by == "successor" and self._may_continue():
+        by_requeue = self.plan.continue_by == "requeue"
+        if final_notice and not by_requeue and self._may_continue() and not self._chain.is_used_up(self.cause):
             try:
                 self._go_on(may_requeue=False)  # that would cut the save short
             except SchedulerError as error:
@@ -209,6 +221,9 @@ class Supervisor:
         if self.cause is WarningCause.REQUEUED:
             self._note_continued(ways.Continued("requeue", self.allocation.job_id))
             return
+        if (link := self._chain.next_link()) is not None:
+            self._note_continued(ways.Continued("link", link))
+            return
         way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client)
         with_fallback = may_requeue and isinstance(way, ways.Successor)
         fallback = ways.Requeue(self.allocation, self.client) if with_fallback else None
@@ -229,7 +244,8 @@ class Supervisor:
 
     def _note_continued(self, continued: ways.Continued) -> None:
         self._continued = continued
-        self.folder.record("continued", by=continued.by, job_id=continued.job_id)
+        facts = {} if continued.lead_s is None else {"lead_s": continued.lead_s}
+        self.folder.record("continued", by=continued.by, job_id=continued.job_id, **facts)
         store.note_job(store.entry_of(self.folder), continued.job_id)
         self._say(f"the run goes on in job {continued.job_id} ({continued.by})")
 
@@ -237,7 +253,11 @@ class Supervisor:
         match move:
             case NextMove.FINISH:
                 self.folder.record("finished", step=ending.step, job_id=self.allocation.job_id)
-                self._take_back_successor()
+                self._take_back_jobs()
+            case NextMove.CONTINUE if self._continued is None and self._chain.is_used_up(self.cause):
+                links = self._chain.wanted
+                self.folder.record("chain_ended", links=links, job_id=self.allocation.job_id)
+                self._say(f"the last of {links} links ended before the run was finished: hpcgemma resume goes on")
             case NextMove.CONTINUE:
                 self._go_on_at_last(ending)
                 if not self.allocation.on_slurm:
@@ -249,24 +269,19 @@ class Supervisor:
                 )
                 self._fail(ending.sentence + again, ending.hint)
             case _:
-                self._take_back_successor()
+                self._take_back_jobs()
                 if self.allocation.on_slurm and not self._is_cancelled_here():
                     self.folder.record("cancelled", job_id=self.allocation.job_id, by="scancel")
                 self._say("cancelled: it does not go on by itself")
         return move.value
 
-    def _take_back_successor(self) -> None:
-        """End a successor that a last-minute notice called for; where that fails, it ends itself at its start."""
-        if self._continued is None or self._continued.by != "successor":
-            return
-        try:
-            self.client.cancel([self._continued.job_id])
-        except SchedulerError as error:
-            self._say(error.problem)
+    def _take_back_jobs(self) -> None:
+        if problem := self._chain.take_back(self._continued):
+            self._say(problem)
 
     def _fail(self, sentence: str, hint: str) -> None:
         name = self.plan.run_name
-        self._take_back_successor()
+        self._take_back_jobs()
         hint = hint or f"hpcgemma logs {name}; when mended: hpcgemma resume {name}"
         self.folder.record("failed", sentence=sentence, hint=hint, job_id=self.allocation.job_id)
         self._say(f"failed: {sentence}")

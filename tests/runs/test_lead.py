@@ -41,9 +41,9 @@ def test_a_save_without_logged_steps_counts_alone() -> None:
         (12.5, 2.0, 1440, 75),  # rounded up, and the margin
         (0.1, 0.1, 1440, 61),
         (900.0, 30.0, 1440, 990),
-        (0.1, 0.1, 1, 15),  # the margin gives way: a quarter of the limit
-        (25.0, 2.0, 1, 27),  # the save itself may have more
-        (100.0, 2.0, 1, 30),  # but never more than half
+        (0.1, 0.1, 3, 45),  # the margin gives way: a quarter of the limit
+        (40.0, 2.0, 3, 57),  # but not what the supervisor needs
+        (100.0, 2.0, 3, 90),  # and the whole is never more than half
         (90_000.0, 0.0, 525_600, 65_535),  # sbatch's own limit
     ],
 )
