@@ -127,7 +127,7 @@ def fates(
             "time limit",
             f"A job here {limit}. The batch host gets SIG{signal} {lead_s} s before its own limit, up to 60 s early; "
             f"at the limit SIGTERM goes to all, and {_kill_wait(site)} later SIGKILL.",
-            f"The ranks save at the warning, and {goes_on}.",
+            f"The ranks save at the warning, and {goes_on}{_and_its_warning(way)}.",
         ),
         _lost_node(site, way),
         Fate(
@@ -136,6 +136,10 @@ def fates(
             "The ranks save, and the run ends: it comes back by hpcgemma resume alone.",
         ),
     ]
+
+
+def _and_its_warning(way: Way) -> str:
+    return "" if way == "requeue" else ", warned as early as the saves so far need"
 
 
 def _preempted(site: Site, preemption: Preemption, signal: str) -> str:

@@ -42,7 +42,7 @@ def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None
     from hpcgemma.cli import console
     from hpcgemma.destination import ask_destination
     from hpcgemma.diagnosis import diagnose
-    from hpcgemma.errors import SchedulerError
+    from hpcgemma.errors import InputError, SchedulerError
     from hpcgemma.findings import Finding
     from hpcgemma.machine import look_at_machine
     from hpcgemma.profiles import load_profile
@@ -50,6 +50,8 @@ def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None
     from hpcgemma.slurm.client import SlurmClient
 
     profile = load_profile(profile_name or ("generic_slurm" if shutil.which("scontrol") else "local"))
+    if partition is not None and profile.scheduler != "slurm":
+        raise InputError(f"profile {profile.name!r} has no partitions", "leave --partition out, or name a profile")
     config = userconfig.load_user_config()
     account = userconfig.resolve_account(None, profile, config)
     machine = look_at_machine(userconfig.resolve_runs_dir(runs_dir, profile, config, account))

@@ -47,7 +47,7 @@ after 30 s all is ended. Slurm then requeues the job.
                  The ranks save, and a successor goes on; one that is killed before is requeued, to its last checkpoint.
   time limit     A job here ends after 1-00:00:00 at the latest. The batch host gets SIGUSR2 300 s before its own \
 limit, up to 60 s early; at the limit SIGTERM goes to all, and 5 s later SIGKILL.
-                 The ranks save at the warning, and a successor goes on.
+                 The ranks save at the warning, and a successor goes on, warned as early as the saves so far need.
   lost node      Nobody is warned. After 20 s of silence Slurm ends the job and requeues it.
                  The run goes on from its last checkpoint by itself.
   scancel        SIGTERM goes to all processes, and 5 s later SIGKILL.
