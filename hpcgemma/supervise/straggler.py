@@ -1,0 +1,69 @@
+"""Whether a rank is slower than the others, from what their heartbeats say of their own parts of a step. Pure.
+
+A step takes equally long on all ranks, since they wait for each other in it. So each says how long it takes up to where
+it first waits: reading rows, and the passes before gradients are exchanged.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_SLOW_SHARE = 1.5
+"""Times the others' median."""
+_SLOW_S = 0.02
+"""And at least so much more: below it is noise."""
+_LASTS_S = 60.0
+"""For so long without a break."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Straggler:
+    """A rank that the others wait for at every step."""
+
+    rank: int
+    own_s: float
+    others_s: float
+    """Median of the others."""
+
+    @property
+    def sentence(self) -> str:
+        """What is to be said of it."""
+        return (
+            f"rank {self.rank} is slow: its part of a step takes {self.own_s:.2f} s, that of the others "
+            f"{self.others_s:.2f} s, who wait for it"
+        )
+
+
+class StragglerWatch:
+    """Looks at the ranks of one attempt; each is reported once.
+
+    Args:
+        lasts_s: Seconds for which a rank must be slower.
+    """
+
+    def __init__(self, lasts_s: float = _LASTS_S) -> None:
+        self._lasts_s = lasts_s
+        self._slow_since: dict[int, float] = {}
+        self._reported: set[int] = set()
+
+    def look(self, own_s: Mapping[int, float], now: float) -> list[Straggler]:
+        """Take in each rank's own part of a step, and return the ranks that are found to be slow now.
+
+        Args:
+            own_s: Seconds, by rank.
+            now: Monotonic time, in seconds.
+        """
+        found = []
+        for rank, own in own_s.items():
+            others = [seconds for other, seconds in own_s.items() if other != rank]
+            others_s = statistics.median(others) if others else own
+            if own < max(_SLOW_SHARE * others_s, others_s + _SLOW_S):
+                self._slow_since.pop(rank, None)
+                continue
+            since = self._slow_since.setdefault(rank, now)
+            if now - since >= self._lasts_s and rank not in self._reported:
+                self._reported.add(rank)
+                found.append(Straggler(rank=rank, own_s=own, others_s=others_s))
+        return found
