@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpcgemma.cli.main import COMMANDS, cli
+from hpcgemma.runs.failure_signs import SIGNS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -105,6 +106,12 @@ MESSAGES = [
     "has taken this run over",
     "attempt goes on with this run",
     "was killed by SIGKILL",
+    "was killed by SIGBUS",
+    "rank hangs",
+    "the ranks hang",
+    "rank is slow: its part of a step takes",
+    "a rank lost its peers",
+    "ended with exit code and no word of why",
     "nothing more could be written",
     "a process that tokenizes was killed",
     "step could not be saved",
@@ -124,6 +131,9 @@ MESSAGES = [
     "was written by another version of hpcgemma",
     "the data or its settings changed since this run began",
 ]
+
+
+MESSAGES += sorted({sign.sentence for sign in SIGNS if sign.kind != "communication"})
 
 
 @pytest.mark.parametrize("message", MESSAGES)

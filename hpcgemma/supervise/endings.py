@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from hpcgemma.runs.failure_signs import line_of, sign_in
+from hpcgemma.supervise.hang import Hang
 from hpcgemma.supervise.launchers import RankExit
 
 
@@ -18,21 +20,48 @@ class EndingKind(StrEnum):
     STOPPED = "stopped"
     """Saved at a step boundary after a warning."""
     RANK_DIED = "rank_died"
-    """A signal killed a rank, or its peers lost it."""
+    """A signal killed a rank."""
+    HUNG = "hung"
+    """No rank gave a sign of life any more."""
     LOST_WARNED = "lost_warned"
     """The ranks were ended after a warning, before they could save."""
     DATA = "data"
     INPUT = "input"
     CUDA_OOM = "cuda_oom"
+    HOST_OOM = "host_oom"
+    """The memory of the node, or the part of it that the job asked for, is full."""
+    GPU_FAULT = "gpu_fault"
+    NODE_FAILED = "node_failed"
+    COMMUNICATION = "communication"
+    """Ranks lost each other (NCCL, gloo), and none of them says or shows why."""
+    FILE_SYSTEM = "file_system"
+    """A file system went away and may be back."""
     NON_FINITE_LOSS = "non_finite_loss"
     DISK = "disk"
+    """Full, over quota or read-only."""
     ERROR = "error"
+    """An exception of the program: of hpcgemma, a library, or code of the user."""
+    UNKNOWN = "unknown"
 
     @property
     def is_retried_in_place(self) -> bool:
-        """Whether the same attempt may well succeed if it is made again."""
-        return self is EndingKind.RANK_DIED
+        """Whether the same attempt may well succeed if it is made again.
 
+        What the recipe, the data, the code or the size of the job decide would end in the same way.
+        """
+        return self in _TRANSIENT
+
+
+_TRANSIENT = frozenset(
+    {
+        EndingKind.RANK_DIED,
+        EndingKind.HUNG,
+        EndingKind.GPU_FAULT,
+        EndingKind.NODE_FAILED,
+        EndingKind.COMMUNICATION,
+        EndingKind.FILE_SYSTEM,
+    }
+)
 
 WARNED_ENDINGS = frozenset({EndingKind.STOPPED, EndingKind.LOST_WARNED})
 """Endings that a warning asked for."""
@@ -59,6 +88,20 @@ class NextMove(StrEnum):
     STAY_CANCELLED = "stay_cancelled"
 
 
+_COMMUNICATION_HINT = (
+    "hpcgemma logs shows the ranks' own words; if it happens again: the network (network.socket_interface of the "
+    "profile, NCCL_DEBUG=INFO), or a sick node"
+)
+_SIGNAL_HINT = "if it happens again: host memory (--set resources.memory_per_gpu_mb) or a sick node"
+_CRASH_HINT = "hpcgemma logs shows its last lines; at the same step again a library is broken, else perhaps the node"
+_SIGNAL_HINTS = {
+    int(signal.SIGBUS): "a file that became shorter while it was read, a full /dev/shm (--set data.num_workers=0), "
+    "or a sick node",
+    int(signal.SIGSEGV): _CRASH_HINT,
+    int(signal.SIGABRT): _CRASH_HINT,
+    int(signal.SIGFPE): _CRASH_HINT,
+    int(signal.SIGILL): "a library was built for other processors than this node's",
+}
 _DISK_HINT = "free some space (df -h, or the site's quota command); the last good checkpoint is kept: hpcgemma resume"
 
 
@@ -68,19 +111,24 @@ def classify(
     *,
     warned: bool,
     save_problem: str = "",
+    log: str = "",
 ) -> Ending:
     """Return why an attempt ended.
+
+    What a rank says of its own failure comes first, then what the log shows of a cause, then the signal that killed
+    one; that ranks lost each other is the cause only where nothing else is.
 
     Args:
         exits: How the ranks ended, the first failure first where that is known.
         outcome: What the trainer wrote of its own end; None where it could not.
         warned: Whether a warning had come.
         save_problem: Why the attempt's newest checkpoint could not be written; empty where it could.
+        log: The end of what the first failing rank wrote, and of what srun wrote.
     """
     outcome = outcome or {}
     word, step = outcome.get("outcome"), outcome.get("step")
     clean = all(each.is_clean for each in exits)
-    if clean and word == "finished":
+    if word == "finished":  # final/ is complete, whatever became of a rank or of its helpers then
         return Ending(kind=EndingKind.FINISHED, sentence=f"finished at step {step}", step=step)
     if clean and word == "stopped":
         return Ending(
@@ -108,30 +156,54 @@ def classify(
             step=step,
             rank=outcome.get("rank"),
         )
-    if killed is not None:
-        number = killed.signal or (killed.code or 0) - 128
-        if number in by_warning and number != signal.SIGKILL and word is None:
-            return Ending(kind=EndingKind.LOST_WARNED, sentence=f"{_signal_name(number)} came before training began")
+    failed = next((each for each in exits if not each.is_clean), RankExit(None, 0, None))
+    sign = sign_in(log)
+    if sign is not None and sign.kind != "communication":
+        return Ending(
+            kind=EndingKind(sign.kind),
+            sentence=f"{sign.sentence}: {line_of(log, sign)}",
+            hint=sign.hint,
+            step=step,
+            rank=failed.rank,
+        )
+    number = 0 if killed is None else killed.signal or (killed.code or 0) - 128
+    if number in by_warning and number != signal.SIGKILL and word is None:
+        return Ending(kind=EndingKind.LOST_WARNED, sentence=f"{_signal_name(number)} came before training began")
+    # NCCL's watchdog aborts a rank that has waited for another too long.
+    if killed is not None and not (sign is not None and number == signal.SIGABRT):
         return Ending(
             kind=EndingKind.RANK_DIED,
             sentence=f"{_rank_words(killed.rank)} was killed by {_signal_name(number)}",
-            hint="if it happens again: host memory (--set resources.memory_per_gpu_mb) or a sick node",
+            hint=_SIGNAL_HINTS.get(number, _SIGNAL_HINT),
             rank=killed.rank,
         )
-    if word == "failed":
+    if word == "failed" or sign is not None:
         return Ending(
-            kind=EndingKind.RANK_DIED,
-            sentence=f"a rank lost its peers: {said}",
-            hint="hpcgemma logs shows the ranks' own words",
+            kind=EndingKind.COMMUNICATION,
+            sentence=f"a rank lost its peers: {said or (line_of(log, sign) if sign else '')}",
+            hint=_COMMUNICATION_HINT,
             step=step,
-            rank=outcome.get("rank"),
+            rank=outcome.get("rank", failed.rank),
         )
-    failed = next((each for each in exits if not each.is_clean), RankExit(None, 0, None))
     return Ending(
-        kind=EndingKind.ERROR,
+        kind=EndingKind.UNKNOWN,
         sentence=f"{_rank_words(failed.rank)} ended with exit code {failed.code} and no word of why",
         hint="hpcgemma logs shows its last lines",
         rank=failed.rank,
+    )
+
+
+def hang_ending(hang: Hang) -> Ending:
+    """Return the ending of an attempt whose ranks were killed because they hung."""
+    who = "the ranks hang" if hang.behind is None else f"rank {hang.behind} hangs"
+    return Ending(
+        kind=EndingKind.HUNG,
+        sentence=f"{who} ({hang.phase}, step {hang.step}): no sign of life for {hang.silent_s:.0f} s",
+        hint=f"hpcgemma logs RUN --rank {hang.behind or 0} ends with its stacks; if it happens again at another step: "
+        "a sick node or file system; at the same step: look at that step's rows. Where a step takes so long: "
+        "--set watch.training_s=600",
+        step=hang.step,
+        rank=hang.behind,
     )
 
 

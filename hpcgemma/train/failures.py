@@ -10,9 +10,27 @@ from typing import Literal
 
 from hpcgemma import files
 from hpcgemma.errors import HpcGemmaError, InputError
+from hpcgemma.runs.failure_signs import line_of, sign_in
 from hpcgemma.runs.folder import RunFolder
 
-FailureKind = Literal["data", "cuda_oom", "non_finite_loss", "disk", "input", "peer_lost", "error"]
+FailureKind = Literal[
+    "data",
+    "cuda_oom",
+    "host_oom",
+    "gpu_fault",
+    "non_finite_loss",
+    "disk",
+    "file_system",
+    "input",
+    "peer_lost",
+    "error",
+]
+
+GONE_ERRNOS = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.ESHUTDOWN, errno.ENOTCONN})
+"""The file system went away and may be back: what was open is lost, and another try may well succeed.
+
+ESHUTDOWN is seen of a Lustre server that has evicted its client, ENOTCONN of a FUSE mount whose process has died.
+"""
 
 DISK_ERRNOS = frozenset(
     {
@@ -21,16 +39,10 @@ DISK_ERRNOS = frozenset(
         errno.EROFS,
         errno.EIO,
         errno.EFBIG,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.ESHUTDOWN,
-        errno.ENOTCONN,
+        *GONE_ERRNOS,
     }
 )
-"""The disk's fault and not ours: full, over quota, read-only, broken, file too large, gone away.
-
-The last two are seen of a Lustre server that has evicted its client, and of a FUSE mount whose process has died.
-"""
+"""The disk's fault and not ours: full, over quota, read-only, broken, file too large, gone away."""
 
 
 class DataError(InputError):
@@ -60,36 +72,34 @@ class Failure:
     """False for a bug, whose traceback is wanted."""
 
 
-# What torch says when another rank's process is gone. That rank's own words are the cause.
-_PEER_SIGNS = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "gloo/transport",
-    "broken pipe",
-    "timed out waiting",
-    "eaddrinuse",
-    "nccl communicator was aborted",
-)
-
-
 def failure_of(error: BaseException) -> Failure:
     """Return what kind of failure an exception is."""
     if isinstance(error, HpcGemmaError):
         return Failure(kind=_kind_of(error), sentence=error.problem, hint=error.hint)
     names = {cls.__name__ for cls in type(error).__mro__}  # by name: torch may not have been imported yet
     text = f"{error}"
+    first = text.splitlines()[0] if text else type(error).__name__
     if "OutOfMemoryError" in names:
         return Failure(
             kind="cuda_oom",
-            sentence=f"the GPU's memory is full: {text.splitlines()[0] if text else 'out of memory'}",
+            sentence=f"the GPU's memory is full: {first if text else 'out of memory'}",
             hint="--set training.micro_batch=1, --set training.activation_checkpointing=true, or a smaller "
             "--set data.max_length",
         )
-    if names & {"DistBackendError", "DistNetworkError", "DistStoreError"} or (
-        "RuntimeError" in names and any(sign in text.lower() for sign in _PEER_SIGNS)
-    ):
-        first = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, OSError) and error.errno in GONE_ERRNOS:
+        return Failure(
+            kind="file_system",
+            sentence=f"the file system lost a file that was open: {text}",
+            hint="if it happens again, tell the site which file system it was",
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        text = f"cannot allocate memory: {text}"
+    # A failure of torch, CUDA or NCCL is told by its words alone: they are RuntimeErrors.
+    is_lost = bool(names & {"DistBackendError", "DistNetworkError", "DistStoreError"})
+    sign = sign_in(text) if is_lost or names & {"RuntimeError", "MemoryError", "OSError"} else None
+    if sign is not None and sign.kind in ("cuda_oom", "gpu_fault", "host_oom"):
+        return Failure(kind=sign.kind, sentence=f"{sign.sentence}: {line_of(text, sign)}", hint=sign.hint)
+    if is_lost or (sign is not None and sign.kind == "communication" and "RuntimeError" in names):
         return Failure(
             kind="peer_lost",
             sentence=f"another rank is gone (connection closed by peer): {first}",

@@ -48,11 +48,97 @@ def test_a_survivors_complaint_about_a_lost_peer_is_not_the_cause() -> None:
     said = failed("peer_lost", "another rank is gone")
     assert classify(KILLED, said, warned=False).sentence == "rank 1 was killed by SIGKILL"
     alone = classify([RankExit(0, 1, None)], said, warned=False)
-    assert alone.kind is EndingKind.RANK_DIED
-    assert alone.sentence.startswith("a rank lost its peers: ")
+    assert alone.kind is EndingKind.COMMUNICATION
+    assert alone.sentence == "a rank lost its peers: another rank is gone"
 
 
-@pytest.mark.parametrize("kind", ["data", "input", "cuda_oom", "non_finite_loss", "disk", "error"])
+OOM_22_05 = """\
+slurmstepd: error: Detected 1 oom-kill event(s) in StepId=41.0. Some of your processes may have been killed by the \
+cgroup out-of-memory handler.
+srun: error: fn2: task 1: Out Of Memory
+"""
+OOM_23_11 = (
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=41.0. Some of the step tasks have been OOM Killed.\n"
+)
+WORKER = "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed. \n"
+SHM = (
+    "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's "
+    "workers are out of shared memory. Please try to raise your shared memory limit.\n"
+)
+ALLOCATOR = "RuntimeError: [enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory\n"
+ECC = "terminate called after throwing\n  what():  CUDA error: uncorrectable ECC error encountered\n"
+BUS = "RuntimeError: CUDA error: all CUDA-capable devices are busy or unavailable\n"
+CUDA_OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+NODE = (
+    "slurmstepd: error: *** STEP 41.0 ON fn2 CANCELLED AT 2026-11-20T12:00:00 DUE TO NODE FAILURE, SEE SLURMCTLD LOG "
+    "FOR DETAILS ***\n"
+)
+WATCHDOG = (
+    "[rank1]:[E1120 12:00:00 ProcessGroupNCCL.cpp:685] [Rank 1] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=42, OpType=ALLREDUCE) ran for 1800000 milliseconds before timing out.\n"
+)
+NCCL = (
+    "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was "
+    "a network error, NCCL version 2.27.5\n"
+)
+STALE = "OSError: [Errno 116] Stale file handle: '/scratch/r/prepared/tokens.npy'\n"
+SIGKILL, SIGABRT = RankExit(1, None, signal.SIGKILL), RankExit(1, None, signal.SIGABRT)
+CODE_1 = RankExit(1, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("end", "log", "kind", "begin"),
+    [
+        (SIGKILL, OOM_22_05, EndingKind.HOST_OOM, "the node's memory is full: slurmstepd: error: Detected 1 oom-kill"),
+        (SIGKILL, OOM_23_11, EndingKind.HOST_OOM, "the node's memory is full: slurmstepd: error: Detected 1 oom_kill"),
+        (CODE_1, WORKER, EndingKind.HOST_OOM, "the node's memory is full: RuntimeError: DataLoader worker"),
+        (CODE_1, SHM, EndingKind.HOST_OOM, "the shared memory of the node is full: RuntimeError: DataLoader"),
+        (CODE_1, ALLOCATOR, EndingKind.HOST_OOM, "the node's memory is full: RuntimeError: [enforce fail"),
+        (SIGABRT, ECC, EndingKind.GPU_FAULT, "the GPU, or its node, has a fault: what():  CUDA error: uncorrectable"),
+        (CODE_1, BUS, EndingKind.GPU_FAULT, "the GPU, or its node, has a fault: RuntimeError: CUDA error: all CUDA"),
+        (CODE_1, CUDA_OOM, EndingKind.CUDA_OOM, "the GPU's memory is full: torch.OutOfMemoryError: CUDA out of memory"),
+        (SIGKILL, NODE, EndingKind.NODE_FAILED, "a node of the job has failed: slurmstepd: error: *** STEP 41.0"),
+        (SIGABRT, WATCHDOG, EndingKind.COMMUNICATION, "a rank lost its peers: [rank1]:[E1120 12:00:00"),
+        (CODE_1, NCCL, EndingKind.COMMUNICATION, "a rank lost its peers: torch.distributed.DistBackendError: NCCL"),
+        (CODE_1, STALE, EndingKind.FILE_SYSTEM, "the file system lost a file that was open: OSError: [Errno 116]"),
+        (SIGKILL, NCCL, EndingKind.RANK_DIED, "rank 1 was killed by SIGKILL"),
+        (RankExit(1, None, signal.SIGBUS), "", EndingKind.RANK_DIED, "rank 1 was killed by SIGBUS"),
+        (RankExit(1, 139, None), "", EndingKind.RANK_DIED, "rank 1 was killed by SIGSEGV"),
+        (SIGABRT, "", EndingKind.RANK_DIED, "rank 1 was killed by SIGABRT"),
+        (CODE_1, "whatever\n", EndingKind.UNKNOWN, "rank 1 ended with exit code 1 and no word of why"),
+    ],
+)
+def test_a_rank_that_died_without_a_word_is_explained_by_its_log(
+    end: RankExit, log: str, kind: EndingKind, begin: str
+) -> None:
+    ending = classify([end], None, warned=False, log=log)
+    assert (ending.kind, ending.sentence[: len(begin)], ending.rank) == (kind, begin, 1)
+    assert ending.hint
+
+
+def test_a_rank_out_of_memory_is_the_cause_and_not_its_peers_complaint() -> None:
+    ending = classify([SIGKILL], failed("peer_lost"), warned=False, log=OOM_22_05)
+    assert ending.kind is EndingKind.HOST_OOM
+
+
+def test_a_finished_run_is_finished_though_a_helper_process_ran_out_of_memory() -> None:
+    ending = classify([CODE_1], {"outcome": "finished", "step": 9}, warned=False, log=OOM_22_05)
+    assert ending.kind is EndingKind.FINISHED
+
+
+def test_what_is_transient_is_made_again_and_what_would_end_in_the_same_way_is_not() -> None:
+    again = {kind for kind in EndingKind if kind.is_retried_in_place}
+    assert again == {
+        EndingKind.RANK_DIED,
+        EndingKind.HUNG,
+        EndingKind.GPU_FAULT,
+        EndingKind.NODE_FAILED,
+        EndingKind.COMMUNICATION,
+        EndingKind.FILE_SYSTEM,
+    }
+
+
+@pytest.mark.parametrize("kind", ["data", "input", "cuda_oom", "host_oom", "non_finite_loss", "disk", "error"])
 def test_what_the_trainer_says_of_its_failure_is_passed_on(kind: str) -> None:
     ending = classify([RankExit(0, 1, None)], failed(kind), warned=False)
     assert ending == Ending(kind=EndingKind(kind), sentence="why", hint="do", step=3, rank=0)
