@@ -34,10 +34,19 @@ class Plan(JobPlan):
     max_relaunches: int
     interruption_every_h: float
     """Mean hours between unannounced interruptions, as assumed before any were seen."""
+    silent_training_s: float | None
+    """Least seconds without a sign of life after which ranks that take steps hang; None: never."""
+    silent_elsewhere_s: float | None
+    """The same in any other phase."""
     accumulation_steps: int
     strategy: StrategyName
     strategy_reason: str
     """One sentence: why this strategy."""
+
+    @property
+    def stacks_signal(self) -> str:
+        """Name without SIG of the signal on which ranks write their stacks: the other one that srun forwards."""
+        return "USR2" if self.signal == "USR1" else "USR1"
 
     @property
     def world_size(self) -> int:
@@ -168,6 +177,8 @@ def make_plan(
         signal_lead_s=lead_s,
         max_relaunches=profile.continuation.max_relaunches,
         interruption_every_h=profile.continuation.interruption_every_h,
+        silent_training_s=recipe.watch.training_s or None,
+        silent_elsewhere_s=recipe.watch.elsewhere_s or None,
         accumulation_steps=accumulation,
         strategy=choice.name,
         strategy_reason=choice.reason,

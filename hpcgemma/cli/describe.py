@@ -60,6 +60,8 @@ def as_mapping(entry: RunEntry, state: RunState, *, with_time: bool = True) -> d
         "link": position and list(position),
         "waiting_links": [] if state.status.is_final else waiting_links(events),
         "attempts": count_attempts(events),
+        "last_ending": _last_ending(events),
+        "stragglers": _stragglers(events),
         "step": progress.step if progress else None,
         "total_steps": progress.total_steps if progress else None,
         "loss": progress.loss if progress else None,
@@ -91,6 +93,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
     facts = as_mapping(entry, state)
     running = state.status is RunStatus.RUNNING
     step = f"{facts['step']} of {facts['total_steps']}" if facts["total_steps"] else ""
+    ending = facts["last_ending"] if state.status.is_active else None
     start = state.job.start_time if state.job and state.status is RunStatus.PENDING else None
     console.facts(
         [
@@ -101,6 +104,9 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("nodes", facts["nodes"] or ""),
             ("starts", f"about {start:%Y-%m-%d %H:%M} by Slurm's estimate" if start else ""),
             ("attempts", str(facts["attempts"] or "")),
+            ("before", f"attempt {ending['attempt']}: {ending['sentence']}" if ending else ""),
+            ("advice", ending["hint"] or "" if ending else ""),
+            *(("slow", sentence) for sentence in facts["stragglers"]),
             ("step", step),
             ("loss", _number(facts["loss"], ".4f")),
             ("eval loss", _number(facts["eval_loss"], ".4f")),
@@ -146,6 +152,22 @@ def _predicted_words(facts: dict[str, Any]) -> str:
     """Return what the ETTR would be if something ended the run so often without warning."""
     predicted = ", ".join(f"{ettr:.3f} every {every}" for every, ettr in facts["predicted_ettr"].items())
     return f"ETTR by unannounced interruptions: {predicted}" if predicted else ""
+
+
+def _last_ending(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return how the newest attempt that is over ended: its kind, why, and what to do where it happens again."""
+    ended = next((event for event in reversed(events) if event.get("event") == "ended"), None)
+    return None if ended is None else {word: ended.get(word) for word in ("attempt", "ending", "sentence", "hint")}
+
+
+def _stragglers(events: list[dict[str, Any]]) -> list[str]:
+    """Return the sentences on slow ranks of the newest attempt."""
+    newest = max((event["attempt"] for event in events if event.get("event") == "started"), default=None)
+    return [
+        str(event.get("sentence"))
+        for event in events
+        if event.get("event") == "straggler" and event.get("attempt") == newest
+    ]
 
 
 def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:

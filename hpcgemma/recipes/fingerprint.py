@@ -18,7 +18,7 @@ _FIXED_FIELDS = {"optimizer.name", "training.global_batch", "training.trained_we
 _LOADABLE_FIELDS = {"model.attention", "lora.alpha", "lora.dropout"}
 """Of the sections, what any checkpoint can be loaded under."""
 
-_FREE_SECTIONS = {"name", "description", "resources", "strategy", "tensorboard", "checkpoint", "monitors"}
+_FREE_SECTIONS = {"name", "description", "resources", "strategy", "tensorboard", "checkpoint", "monitors", "watch"}
 _FREE_FIELDS = {
     "training": {
         "micro_batch",

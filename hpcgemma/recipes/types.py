@@ -355,6 +355,17 @@ class CheckpointSpec(Section):
         return value
 
 
+class WatchSpec(Section):
+    """When silent ranks are taken to hang: their stacks are written, they are killed and started again."""
+
+    training_s: float | None = Field(60.0, ge=0)
+    """Seconds without a step after which ranks that train are taken to hang; five times the 99th percentile of a step's
+    time where that is longer. null or 0: never."""
+    elsewhere_s: float | None = Field(1800.0, ge=0)
+    """The same in any other phase, such as loading, compiling, evaluating or saving, and up to the first steps. null or
+    0: never."""
+
+
 class StrategySpec(Section):
     """How the work is spread over the GPUs."""
 
@@ -423,6 +434,8 @@ class Recipe(Section):
     """Measurements of attention and softcaps on the way; null: none."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Checkpoints."""
+    watch: WatchSpec = WatchSpec()
+    """Ranks that hang."""
     strategy: StrategySpec = StrategySpec()
     """Spread over the GPUs."""
     resources: ResourcesSpec = ResourcesSpec()

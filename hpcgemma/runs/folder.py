@@ -16,12 +16,13 @@ EventName = Literal[
     "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks, code
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
     "training",  # an attempt's first step begins: attempt, step
+    "straggler",  # a rank is slower than the others: attempt, rank, sentence
     "warned",  # a warning arrived: attempt, signal, cause
     "saved",  # a checkpoint was committed: step, samples, seconds, stall_s of the training, bytes
     "save_failed",  # a checkpoint could not be written: step, problem, seconds of the training
     "refused",  # a job found another one working on the run, and left it alone: job_id, sentence
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
-    "ended",  # an attempt ended: attempt, ending, sentence, step
+    "ended",  # an attempt ended: attempt, ending, sentence, hint, step, rank
     "relaunched",  # the ranks are started again in the same allocation: attempt
     "continued",  # the run goes on in another job, or in this one requeued: by, job_id, lead_s
     "linked",  # a job was queued ahead, which waits for those before it: job_id, link, lead_s
@@ -134,6 +135,10 @@ class RunFolder:
 
     def supervisor_log(self, attempt: int) -> Path:
         return self.attempt_dir(attempt) / "supervisor.log"
+
+    def srun_log(self, attempt: int) -> Path:
+        """What srun itself wrote; absent where there is no Slurm."""
+        return self.attempt_dir(attempt) / "srun.log"
 
     def outcome_file(self, attempt: int) -> Path:
         """What the trainer says of its own end, as JSON; absent when it was killed."""

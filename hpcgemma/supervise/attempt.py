@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hpcgemma import snapshot
@@ -13,12 +14,16 @@ from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise import launchers
 from hpcgemma.supervise.allocation import Allocation, free_port, rank_threads
-from hpcgemma.supervise.endings import Ending, classify, save_problem
+from hpcgemma.supervise.endings import Ending, classify, hang_ending, save_problem
+from hpcgemma.supervise.hang import Hang
 from hpcgemma.supervise.launchers import RankExit, RankGroup
+from hpcgemma.supervise.rank_watch import RankWatch
 from hpcgemma.supervise.signals import WarningFlags
 
 POLL_S = 0.2
 """Seconds between looks at the ranks."""
+_LOG_END_BYTES = 16384
+"""Of a log, in which a failure is looked for."""
 
 
 class Attempt:
@@ -65,6 +70,7 @@ class Attempt:
             ranks=self.plan.world_size,
             code=snapshot.code_hash(),
         )
+        watch = RankWatch(self.plan, self.folder, self.number)
         ranks = launchers.start_ranks(
             self.plan,
             self.folder,
@@ -73,15 +79,18 @@ class Attempt:
             environment=environment,
         )
         try:
-            exits = self._watch(ranks)
+            end = self._watch(ranks, watch)
         except BaseException:
             ranks.kill()  # never leave ranks behind that nobody watches
             raise
+        if isinstance(end, Hang):
+            return hang_ending(end)
         return classify(
-            exits,
+            end,
             self._outcome(),
             warned=self.flags.warned is not None,
             save_problem=save_problem(self.folder.events()),
+            log=self._log_of_failure(end),
         )
 
     def _environment(self) -> dict[str, str]:
@@ -94,6 +103,7 @@ class Attempt:
             "HPCGEMMA_ATTEMPT": str(self.number),
             "HPCGEMMA_DEVICE": self.plan.device,
             "HPCGEMMA_SIGNAL": self.plan.signal,
+            "HPCGEMMA_STACKS_SIGNAL": self.plan.stacks_signal,
             "HPCGEMMA_INTERRUPTION_EVERY_H": str(self.plan.interruption_every_h),
         }
 
@@ -114,7 +124,8 @@ class Attempt:
         exit_ = RankExit(None, code, None) if code >= 0 else RankExit(None, None, -code)
         return classify([exit_], self._outcome(), warned=self.flags.warned is not None)
 
-    def _watch(self, ranks: RankGroup) -> list[RankExit]:
+    def _watch(self, ranks: RankGroup, watch: RankWatch) -> list[RankExit] | Hang:
+        """Wait for the ranks' end, or end those that hang."""
         while (exits := ranks.poll()) is None:
             if self.flags.warned is not None and not self._relayed:
                 self._relayed = True
@@ -123,6 +134,14 @@ class Attempt:
             self._on_watch()
             if self._is_too_late():
                 ranks.kill()
+            hang = watch.look()
+            for slow in watch.stragglers:
+                self.folder.record("straggler", attempt=self.number, rank=slow.rank, sentence=slow.sentence)
+            # Ranks that were warned have a deadline of their own.
+            if hang is not None and self.flags.warned is None:
+                hang = watch.ask_for_stacks(ranks, hang)
+                ranks.kill()
+                return hang
             time.sleep(POLL_S)
         return exits
 
@@ -132,12 +151,29 @@ class Attempt:
             time.monotonic() - self.flags.warned_at > max(self.plan.signal_lead_s - 15, self.plan.signal_lead_s / 2)
         )
 
+    def _log_of_failure(self, exits: Sequence[RankExit]) -> str:
+        """Return the ends of what srun and the first failing rank wrote; empty where none failed."""
+        failed = next((each for each in exits if not each.is_clean), None)
+        if failed is None:
+            return ""
+        logs = [self.folder.srun_log(self.number)]
+        if failed.rank is not None:
+            logs.append(self.folder.rank_log(self.number, failed.rank))
+        return "\n".join(_end_of(log) for log in logs)
+
     def _outcome(self) -> dict[str, Any] | None:
         try:
             outcome = json.loads(self.folder.outcome_file(self.number).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return outcome if isinstance(outcome, dict) else None
+
+
+def _end_of(log: Path) -> str:
+    try:
+        return log.read_bytes()[-_LOG_END_BYTES:].decode("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

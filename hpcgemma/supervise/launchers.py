@@ -48,6 +48,9 @@ class RankGroup(Protocol):
     def warn(self) -> None:
         """Send the warning signal to every rank."""
 
+    def dump_stacks(self) -> None:
+        """Ask every rank to write its stacks into its log."""
+
     def kill(self) -> None:
         """End every rank now, and wait until none is left."""
 
@@ -75,6 +78,7 @@ class LocalRanks:
 
     def __init__(self, plan: Plan, folder: RunFolder, attempt: int, environment: Mapping[str, str]) -> None:
         self._signal = signal.Signals[f"SIG{plan.signal}"]
+        self._stacks_signal = signal.Signals[f"SIG{plan.stacks_signal}"]
         self._processes: list[subprocess.Popen[bytes]] = []
         for rank in range(plan.world_size):
             ranked = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan.world_size)}
@@ -90,11 +94,14 @@ class LocalRanks:
                     )
                 )
         self._failed_at: float | None = None
+        self._failed: dict[int, None] = {}
+        """Ranks in the order in which they were seen to fail."""
         self._killed: set[int] = set()
 
     def poll(self) -> list[RankExit] | None:
         """See RankGroup: five seconds after the first failure the others are killed."""
         codes = [process.poll() for process in self._processes]
+        self._failed |= {rank: None for rank, code in enumerate(codes) if code}
         if self._failed_at is None and any(code not in (None, 0) for code in codes):
             self._failed_at = time.monotonic()
         if self._failed_at is not None and time.monotonic() - self._failed_at > _KILL_AFTER_S:
@@ -102,14 +109,22 @@ class LocalRanks:
         if any(code is None for code in codes):
             return None
         # A rank that we killed says nothing about why the others had failed.
-        exits = [_exit_of(rank, code) for rank, code in enumerate(codes) if code is not None]
+        order = [*self._failed, *(rank for rank, code in enumerate(codes) if not code)]
+        exits = [_exit_of(rank, code) for rank in order if (code := codes[rank]) is not None]
         return [each for each in exits if each.rank not in self._killed] or exits
 
     def warn(self) -> None:
         """See RankGroup."""
+        self._send(self._signal)
+
+    def dump_stacks(self) -> None:
+        """See RankGroup."""
+        self._send(self._stacks_signal)
+
+    def _send(self, number: signal.Signals) -> None:
         for process in self._processes:
             if process.poll() is None:
-                process.send_signal(self._signal)
+                process.send_signal(number)
 
     def kill(self) -> None:
         """See RankGroup."""
@@ -128,7 +143,7 @@ class SrunRanks:
     """One srun step with one task per GPU.
 
     srun passes USR1 and USR2 on to its tasks, but turns SIGTERM into SIGKILL for them (srun's manual, SIGNALS):
-    so only the warning signal is ever sent to it. ``--kill-on-bad-exit`` ends the step when one rank dies.
+    so only these two are ever sent to it. ``--kill-on-bad-exit`` ends the step when one rank dies.
 
     Args:
         plan: How many, where, and which signal warns.
@@ -142,7 +157,8 @@ class SrunRanks:
 
     def __init__(self, plan: Plan, folder: RunFolder, attempt: int, environment: Mapping[str, str]) -> None:
         self._signal = signal.Signals[f"SIG{plan.signal}"]
-        self._log = folder.attempt_dir(attempt) / "srun.log"
+        self._stacks_signal = signal.Signals[f"SIG{plan.stacks_signal}"]
+        self._log = folder.srun_log(attempt)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 srun_command(plan, folder.attempt_dir(attempt), folder.path),
@@ -167,6 +183,11 @@ class SrunRanks:
         """See RankGroup."""
         if self._process.poll() is None:
             self._process.send_signal(self._signal)
+
+    def dump_stacks(self) -> None:
+        """See RankGroup."""
+        if self._process.poll() is None:
+            self._process.send_signal(self._stacks_signal)
 
     def kill(self) -> None:
         """See RankGroup: srun kills its tasks on SIGTERM, and waits for them."""

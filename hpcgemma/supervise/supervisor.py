@@ -193,6 +193,7 @@ class Supervisor:
             job_id=self.allocation.job_id,
             ending=ending.kind.value,
             sentence=ending.sentence,
+            hint=ending.hint,
             step=ending.step,
             rank=ending.rank,
             **facts,

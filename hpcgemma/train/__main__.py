@@ -9,13 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-from hpcgemma.train.signals import StopRequest, stop_signals
+from hpcgemma.train.signals import StopRequest, stacks_signals, stop_signals, write_stacks_on
 
 
 def main() -> None:
     """Train as one rank, and end the process with its exit code."""
     stop = StopRequest()
     stop.listen(stop_signals(os.environ))
+    write_stacks_on(stacks_signals(os.environ))
     if len(sys.argv) != 2:
         sys.exit("usage: python -m hpcgemma.train RUN_FOLDER")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

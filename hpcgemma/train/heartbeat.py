@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 PERIOD_S = 1.0
-"""A heartbeat in an unchanged phase is written at most this often."""
+"""In an unchanged phase a heartbeat of the same step is written at most this often, and so is one of another step."""
+_OWN_PART_WEIGHT = 0.05
+"""Of a new step in the mean: about the last twenty count."""
 
 
 class Heartbeat:
@@ -25,11 +27,17 @@ class Heartbeat:
         self._path = path
         self._staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._phase = ""
-        self._next = 0.0
+        self._next = self._next_step = 0.0
+        self._written_step = 0
         self.step = 0
         self.total_steps = 0
+        self._own_s: float | None = None
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
+
+    def note_own_part(self, seconds: float) -> None:
+        """Note how long this rank's own part of a step took; what is written is the mean of the last steps."""
+        self._own_s = seconds if self._own_s is None else self._own_s + _OWN_PART_WEIGHT * (seconds - self._own_s)
 
     def beat(self, phase: str | None = None, step: int | None = None) -> None:
         """Say what this rank does now.
@@ -41,10 +49,20 @@ class Heartbeat:
         self.step = self.step if step is None else step
         phase = self._phase if phase is None else phase
         now = time.monotonic()
-        if phase == self._phase and now < self._next:
+        is_other_step = self.step != self._written_step
+        if phase == self._phase and now < (self._next_step if is_other_step else self._next):
             return
-        self._phase, self._next = phase, now + PERIOD_S
-        facts = {"step": self.step, "total_steps": self.total_steps, "phase": phase, "time": time.time()}
+        self._next = now + PERIOD_S
+        if is_other_step or phase != self._phase:
+            self._next_step = now + PERIOD_S
+        self._phase, self._written_step = phase, self.step
+        facts = {
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "phase": phase,
+            "own_s": self._own_s,
+            "time": time.time(),
+        }
         with contextlib.suppress(OSError):
             self._staged.write_text(json.dumps(facts), encoding="utf-8")
             self._staged.replace(self._path)

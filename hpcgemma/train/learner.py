@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class StepResult:
     """Cross-entropy of this rank's learned tokens, a scalar."""
     gradient_norm: torch.Tensor
     """Norm of all ranks' gradient before clipping, a scalar."""
+    own_s: float
+    """Seconds up to the last backward pass, where DDP first waits for other ranks; the device may be behind."""
 
 
 class Learner:
@@ -78,19 +81,21 @@ class Learner:
         """
         training = self._recipe.training
         _, targets = self._batches.tokens_of_step(step)
+        began = own_s = time.monotonic()
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for place in range(self._batches.per_step):
             batch = self.strategy.shaped(next(micro_batches)).to(self._device)
             seed_dropout(training.seed, step, place, self._ranks.rank)
             with self.strategy.accumulating(is_last=place == self._batches.per_step - 1):
                 loss = self.strategy.objective(*batch)
+                own_s = time.monotonic() - began
                 # Strategies average over ranks; multiplied by their number, the average is the sum.
                 self.strategy.backward(loss * (self._ranks.world_size / targets))
             total += loss.detach().double()
         norm = self.strategy.step(self.learning_rate(step))
         if training.empty_cache_every_steps and (step + 1) % training.empty_cache_every_steps == 0:
             torch.cuda.empty_cache()
-        return StepResult(total, norm)
+        return StepResult(total, norm, own_s)
 
     def rehearse(self) -> None:
         """Take the longest samples through the model once and throw the result away.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from collections.abc import Mapping
@@ -32,16 +33,31 @@ class StopRequest:
 def stop_signals(variables: Mapping[str, str]) -> set[signal.Signals]:
     """Return the signals that ask for a stop: SIGTERM, SIGUSR2, and the one that ``HPCGEMMA_SIGNAL`` names.
 
+    Without the one that asks for stacks: that may be SIGUSR2, where SIGUSR1 warns.
+
     Args:
         variables: The environment. The name comes with or without SIG; what is no signal is passed over, because
             dying of an odd variable would lose work.
     """
-    wanted = {signal.SIGTERM, signal.SIGUSR2}
-    name = variables.get("HPCGEMMA_SIGNAL", "").strip().upper()
+    return ({signal.SIGTERM, signal.SIGUSR2} | _named(variables, "HPCGEMMA_SIGNAL")) - stacks_signals(variables)
+
+
+def stacks_signals(variables: Mapping[str, str]) -> set[signal.Signals]:
+    """Return the signal that ``HPCGEMMA_STACKS_SIGNAL`` names, if it does, other than the one that warns."""
+    return _named(variables, "HPCGEMMA_STACKS_SIGNAL") - _named(variables, "HPCGEMMA_SIGNAL")
+
+
+def write_stacks_on(numbers: set[signal.Signals]) -> None:
+    """Write the stacks of all threads into the log on these signals, whatever the threads are doing."""
+    for number in numbers:
+        faulthandler.register(number, all_threads=True)
+
+
+def _named(variables: Mapping[str, str], variable: str) -> set[signal.Signals]:
+    name = variables.get(variable, "").strip().upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
-    if name in signal.Signals.__members__ and name not in ("SIGKILL", "SIGSTOP"):
-        wanted.add(signal.Signals[name])
-    return wanted
+    is_usable = name in signal.Signals.__members__ and name not in ("SIGKILL", "SIGSTOP")
+    return {signal.Signals[name]} if is_usable else set()
 
 
 def signal_name(number: int) -> str | None:

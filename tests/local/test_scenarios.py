@@ -94,6 +94,23 @@ def test_a_killed_rank_is_relaunched_in_place(terminal: Terminal, reference: Tra
     assert re.search(r"predicted +ETTR by unannounced interruptions: 0\.\d{3} every 2 h, 0\.\d{3} every 24 h", words)
 
 
+def test_a_rank_that_hangs_is_named_ended_with_its_stacks_and_relaunched(
+    terminal: Terminal, reference: Training
+) -> None:
+    run = terminal.submit("hung", "local", "--set", "watch.training_s=8")
+    run.wait_for_step(30)
+    os.kill(run.rank_pids()[1], signal.SIGSTOP)
+    ended = run.wait_for_event("ended")
+    assert (ended["ending"], ended["rank"]) == ("hung", 1)
+    assert re.fullmatch(r"rank 1 hangs \(training, step \d+\): no sign of life for \d+ s", ended["sentence"])
+    stacks = (run.folder / "attempts" / "1" / "rank-0.log").read_text()
+    assert "Current thread" in stacks
+    assert "hpcgemma/train/loop.py" in stacks
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert run.events("relaunched")
+    assert_same_training(run, reference)
+
+
 def test_cancelled_then_resumed_from_an_older_checkpoint_when_the_newest_is_broken(
     terminal: Terminal, reference: Training
 ) -> None:

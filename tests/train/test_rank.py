@@ -18,7 +18,7 @@ from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.environment import choose_device, read_environment
 from hpcgemma.train.failures import Failure, NonFiniteLossError, failure_of, write_failure
 from hpcgemma.train.heartbeat import Heartbeat
-from hpcgemma.train.signals import StopRequest, stop_signals
+from hpcgemma.train.signals import StopRequest, stacks_signals, stop_signals
 
 CPU = torch.device("cpu")
 PEERS = {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
@@ -93,6 +93,15 @@ def test_the_stop_signals_are_term_usr2_and_the_one_that_is_named() -> None:
     assert stop_signals({"HPCGEMMA_SIGNAL": "SIGUSR1"}) == usual | {signal.SIGUSR1}
 
 
+def test_the_signal_that_asks_for_stacks_is_not_one_that_warns() -> None:
+    usual = {"HPCGEMMA_SIGNAL": "USR2", "HPCGEMMA_STACKS_SIGNAL": "USR1"}
+    assert (stop_signals(usual), stacks_signals(usual)) == ({signal.SIGTERM, signal.SIGUSR2}, {signal.SIGUSR1})
+    swapped = {"HPCGEMMA_SIGNAL": "USR1", "HPCGEMMA_STACKS_SIGNAL": "USR2"}
+    assert (stop_signals(swapped), stacks_signals(swapped)) == ({signal.SIGTERM, signal.SIGUSR1}, {signal.SIGUSR2})
+    assert stacks_signals({}) == set()
+    assert stacks_signals({"HPCGEMMA_SIGNAL": "USR2", "HPCGEMMA_STACKS_SIGNAL": "USR2"}) == set()
+
+
 def test_the_first_of_several_signals_counts_and_forked_workers_ignore_them() -> None:
     kept = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
@@ -123,6 +132,14 @@ def test_the_first_of_several_signals_counts_and_forked_workers_ignore_them() ->
         (torch.distributed.DistNetworkError("port 1: EADDRINUSE"), "peer_lost", True),
         (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"), "peer_lost", True),
         (ModuleNotFoundError("No module named 'peft'", name="peft"), "error", True),
+        (RuntimeError("CUDA error: out of memory"), "cuda_oom", True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "gpu_fault", True),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited"), "peer_lost", True),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "host_oom", True),
+        (MemoryError(), "host_oom", True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_oom", True),
+        (OSError(errno.ESTALE, "Stale file handle"), "file_system", True),
+        (ValueError("a row says: CUDA out of memory"), "error", False),
         (RuntimeError("shapes do not match"), "error", False),
         (KeyError("x"), "error", False),
     ],
@@ -163,6 +180,16 @@ def test_a_heartbeat_is_written_at_each_change_of_phase_and_else_once_a_second(t
     facts = json.loads(path.read_text())
     assert (facts["step"], facts["phase"]) == (2, "saving")
     assert [each.name for each in path.parent.iterdir()] == ["0"]
+
+
+def test_a_heartbeat_says_how_long_the_ranks_own_part_of_a_step_takes(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path / "heartbeat" / "0")
+    heartbeat.beat("loading")
+    assert json.loads((tmp_path / "heartbeat" / "0").read_text())["own_s"] is None
+    for seconds in [1.0] + [2.0] * 200:
+        heartbeat.note_own_part(seconds)
+    heartbeat.beat("training", 201)
+    assert json.loads((tmp_path / "heartbeat" / "0").read_text())["own_s"] == pytest.approx(2.0, abs=0.01)
 
 
 def test_a_heartbeat_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Looking after ranks that live: reads their heartbeats, and asks those that hang for their stacks."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+from hpcgemma.plan import Plan
+from hpcgemma.runs.folder import RunFolder
+from hpcgemma.supervise import stacks
+from hpcgemma.supervise.hang import Beat, Hang, HangWatch
+from hpcgemma.supervise.launchers import RankGroup
+from hpcgemma.supervise.straggler import Straggler, StragglerWatch
+
+_LOOKS_PER_LIMIT = 20
+_LONGEST_BETWEEN_LOOKS_S = 5.0
+_STACKS_WAIT_S = 4.0
+"""For stacks. A stopped process never writes one."""
+_BETWEEN_READS_S = 0.2
+
+
+class RankWatch:
+    """The heartbeats of an attempt's ranks; made before they start.
+
+    Args:
+        plan: How many ranks there are, and how long they may be silent.
+        folder: The run folder.
+        attempt: Number of the attempt.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, attempt: int) -> None:
+        self._folder, self._attempt, self._world_size = folder, attempt, plan.world_size
+        self._watch = HangWatch(self._beats(), training_s=plan.silent_training_s, elsewhere_s=plan.silent_elsewhere_s)
+        self._straggler_watch = StragglerWatch()
+        self.stragglers: list[Straggler] = []
+        """Ranks that the last look found to be slow."""
+        limits = [limit for limit in (plan.silent_training_s, plan.silent_elsewhere_s) if limit is not None]
+        self._between_looks_s = min([_LONGEST_BETWEEN_LOOKS_S, *(limit / _LOOKS_PER_LIMIT for limit in limits)])
+        self._next_look = 0.0
+
+    def look(self) -> Hang | None:
+        """Look at the heartbeats, seldom enough to cost a file system nothing, and return whether the ranks hang."""
+        now = time.monotonic()
+        self.stragglers = []
+        if now < self._next_look:
+            return None
+        self._next_look = now + self._between_looks_s
+        beats = self._beats()
+        trained = {rank: beat.own_s for rank, beat in beats.items() if beat.phase == "training"}
+        own_s = {rank: seconds for rank, seconds in trained.items() if seconds is not None}
+        self.stragglers = self._straggler_watch.look(own_s, now)
+        hang = self._watch.look(beats, now)
+        if hang is not None and not self._can_heartbeats_be_written():
+            self._watch.forgive()  # on a full disk ranks train on, unseen
+            return None
+        return hang
+
+    def ask_for_stacks(self, ranks: RankGroup, hang: Hang) -> Hang:
+        """Let every rank write its stacks into its log, and return the hang with the rank that is waited for."""
+        logs = [self._folder.rank_log(self._attempt, rank) for rank in range(self._world_size)]
+        ends = [log.stat().st_size if log.exists() else 0 for log in logs]
+        ranks.dump_stacks()
+        deadline = time.monotonic() + _STACKS_WAIT_S
+        answers: dict[int, str] = {}
+        while True:
+            time.sleep(_BETWEEN_READS_S)
+            before, answers = answers, {}
+            for rank, (log, end) in enumerate(zip(logs, ends, strict=True)):
+                try:
+                    answers[rank] = log.read_bytes()[end:].decode("utf-8", errors="replace")
+                except OSError:
+                    answers[rank] = ""
+            whole = answers == before and all(map(stacks.has_stack, answers.values()))
+            if whole or time.monotonic() > deadline:
+                break
+        suspect = stacks.suspect(answers)
+        return hang if suspect is None else replace(hang, behind=suspect)
+
+    def _beats(self) -> dict[int, Beat]:
+        found = {}
+        for rank in range(self._world_size):
+            try:
+                text = self._folder.heartbeat_file(rank).read_text(encoding="utf-8")
+                facts = json.loads(text)
+                found[rank] = Beat(text, str(facts["phase"]), int(facts["step"]), facts.get("own_s"))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def _can_heartbeats_be_written(self) -> bool:
+        probe = self._folder.heartbeat_dir / ".probe"
+        try:
+            probe.write_text("as long as a heartbeat, which is all that matters of it" * 2, encoding="utf-8")
+            probe.unlink()
+        except OSError:
+            return False
+        return True
