@@ -151,8 +151,9 @@ class Profile:
                 _send(claim.holder.pid, signal.SIGUSR2)
                 _wait(run, "the end of the attempt", lambda: len(run.events("ended")) >= count)  # noqa: B023
                 ended = run.events("ended")[count - 1]
-                stops.append(ended["step"])
-                lost += int(ended["ending"] != "stopped") or newest_logged(folder, ended["time"]) - ended["step"]
+                saved = [event["step"] for event in run.events("saved") if event["time"] <= ended["time"]]
+                stops.append(max(saved, default=0))  # also where the signal met ranks that had not begun yet
+                lost += newest_logged(folder, ended["time"]) - stops[-1]
             _wait(run, "its end", lambda: run.events("finished"))
             assert_same_training(run, reference)
             shutil.rmtree(run.folder)
