@@ -27,7 +27,7 @@ SCHEDULER_CODE = 3
 )
 @options.json_output
 def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None, as_json: bool) -> int:
-    r"""Say what will happen to a job here, how a run goes on, and what is at risk. It changes nothing.
+    """Say what will happen to a job here, how a run goes on, and what is at risk. It changes nothing.
 
     Exit code 1: work would be lost. 3: Slurm does not answer.
 
