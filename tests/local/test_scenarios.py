@@ -148,7 +148,7 @@ def test_a_run_goes_on_under_another_strategy_and_with_other_gpus(terminal: Term
     run.thaw()
     wait_until("the cancelled run's end", lambda: run.status()["state"] == "CANCELLED")
     refused = terminal.call("resume", run.name, "--set", "optimizer.learning_rate=1.0", code=2).stderr
-    assert "optimizer.learning_rate: 0.002 -> 1.0 decides what the weights become" in refused
+    assert "optimizer.learning_rate: 0.004 -> 1.0 decides what the weights become" in refused
     refused = terminal.call("resume", run.name, "--set", "resources.gpus_per_node=3", code=2).stderr
     assert "training.global_batch 16 is not a multiple of 12" in refused
 
