@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,12 @@ def login(terminal: Terminal, cluster: SlurmCluster) -> LoginNode:
 def run_ids(run: Training, kind: str) -> list[str]:
     """Return the job ids of a run's events of a kind."""
     return [event["job_id"] for event in run.events(kind)]
+
+
+def set_time_limit(cluster: SlurmCluster, job_id: str, minutes: int) -> None:
+    """Change a job's time limit, counted from its start, as an administrator can."""
+    answer = cluster.run("scontrol", "update", f"jobid={job_id}", f"timelimit={minutes}")
+    assert answer.returncode == 0, answer.stderr
 
 
 def preempt(run: Training, cluster: SlurmCluster, step: int = 25) -> dict[str, Any]:
@@ -164,16 +172,22 @@ def test_looking_at_a_requeued_run_ends_slurms_two_minutes(terminal: Terminal, r
     ("way", "profile"), [("successor", SUCCESSOR), ("requeue", REQUEUE)], ids=["successor", "requeue"]
 )
 def test_a_run_at_its_time_limit_goes_on_by_itself(
-    login: LoginNode, reference: Training, way: str, profile: str
+    login: LoginNode, cluster: SlurmCluster, reference: Training, way: str, profile: str
 ) -> None:
-    run = login.submit(f"limited-{way}", profile, *TWO_NODES, "--time", "1")
+    run = login.submit(f"limited-{way}", profile, *TWO_NODES, "--time", "30")
     run.wait_for_step(10)
     run.freeze()
+    # The limit comes closer only now: on a busy machine a start takes longer than the shortest limit, a minute.
+    elapsed_s = time.time() - run.events("submitted")[0]["time"]
+    set_time_limit(cluster, run.job_id, math.ceil((elapsed_s + 45) / 60))
     warned = run.wait_for_event("warned")
     run.thaw()
     assert (warned["signal"], warned["cause"]) == ("SIGUSR2", "time limit")
+    continued = run.wait_for_event("continued")
+    assert continued["by"] == way
+    set_time_limit(cluster, continued["job_id"], 30)
     assert run.wait_for_end()["state"] == "COMPLETED"
-    assert run.events("continued")[0]["by"] == way
+    assert len(run.events("started")) == 2
     assert_same_training(run, reference)
 
 
