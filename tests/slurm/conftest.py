@@ -38,7 +38,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="module")
 def small_cluster() -> Iterator[SlurmCluster]:
     """A cluster of this module's own without accounting; it starts in a second."""
-    with SlurmCluster(accounting=False, grace_time_s=60) as cluster:
+    with SlurmCluster(accounting=False, grace_time_s=60, kill_wait_s=1) as cluster:
         yield cluster
 
 
@@ -46,5 +46,5 @@ def small_cluster() -> Iterator[SlurmCluster]:
 def cgroup_cluster() -> Iterator[SlurmCluster]:
     """A cluster that tracks processes by cgroup, as production does, where this machine has cgroup v1."""
     require_cgroup()
-    with SlurmCluster(accounting=False, proctrack="cgroup", grace_time_s=60) as cluster:
+    with SlurmCluster(accounting=False, proctrack="cgroup", grace_time_s=60, kill_wait_s=1) as cluster:
         yield cluster

@@ -127,7 +127,7 @@ def test_preemption_sends_sigterm_to_the_steps_and_the_job_starts_again(
 def test_preemption_sends_the_signal_the_job_asked_for_where_the_site_allows_it(
     signal_writer: Callable[[str], str], tmp_path: Path
 ) -> None:
-    with SlurmCluster(accounting=False, send_user_signal=True, grace_time_s=60) as cluster:
+    with SlurmCluster(accounting=False, send_user_signal=True, grace_time_s=60, kill_wait_s=1) as cluster:
         preempt_and_check(cluster, signal_writer("#SBATCH --signal=USR2@60"), tmp_path / "signals", "SIGUSR2")
 
 
@@ -141,7 +141,7 @@ def test_preemption_signals_the_steps_under_cgroup_too(
 def test_a_job_left_alone_in_its_grace_time_is_ended_and_requeued_by_slurm(
     signal_writer: Callable[[str], str], tmp_path: Path
 ) -> None:
-    with SlurmCluster(accounting=False, grace_time_s=2) as cluster:
+    with SlurmCluster(accounting=False, grace_time_s=2, kill_wait_s=1) as cluster:
         job_id = cluster.submit("--nodelist=node1", "--output=/dev/null", signal_writer(""))
         cluster.wait_for(lambda: lines(tmp_path / "signals") == ["READY 0"], "the task to be ready")
         cluster.urgent_job(nodes="node1", seconds=1)
