@@ -10,12 +10,13 @@ from hpcgemma.fate import Choice, choose_way, fates
 from hpcgemma.findings import Finding
 from hpcgemma.machine import Machine
 from hpcgemma.profiles import Profile
-from hpcgemma.runs.lead import grace_caution
+from hpcgemma.runs.lead import grace_caution, warning_lead_s
 from hpcgemma.runs.measurement import Measurement
 from hpcgemma.walltime import format_walltime
 
 _LOW_DISK_GIB = 20
 """Below this a few checkpoints of a 9B model with its optimizer state may not fit."""
+_A_DAY_MIN = 1440
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +86,20 @@ def diagnose(
         sections.append(_cluster_section(destination))
         sections.append(_fate_section(profile, destination, choice))
         risks += _fate_risks(destination, choice, measurement)
-    sections.append(Section("how a run goes on", (("way", f"{choice.way}: {choice.reason}"),)))
+    limit_min = destination.partition.max_time_min if destination else None
+    going_on = (("way", f"{choice.way}: {choice.reason}"), ("warning", _warning(profile, measurement, limit_min)))
+    sections.append(Section("how a run goes on", going_on))
     return Diagnosis(sections=tuple(sections), risks=tuple(risks), choice=choice)
+
+
+def _warning(profile: Profile, measurement: Measurement | None, limit_min: int | None) -> str:
+    """Return how early a continued job is warned of its time limit, and why."""
+    assumed_s = profile.continuation.lead_s
+    if measurement is None:
+        return f"{assumed_s} s before the time limit, as the profile says; later as early as a run's own saves need"
+    need = measurement.need
+    lead_s = warning_lead_s(need, assumed_s=assumed_s, walltime_min=limit_min or _A_DAY_MIN)
+    return f"{lead_s} s before the time limit, were it run {measurement.run}, which needs {need.seconds} s to save"
 
 
 def _machine_section(machine: Machine, profile: Profile) -> Section:
@@ -96,13 +109,11 @@ def _machine_section(machine: Machine, profile: Profile) -> Section:
     if machine.missing_packages:
         packages = f"of the trainer's are missing: {', '.join(machine.missing_packages)}"
     folder = (
-        f"{runs.folder} cannot be written: {runs.problem}"
-        if runs.problem
-        else (
-            f"{runs.folder} can be written, {runs.free_gib:,.0f} GiB are free, hard links {works[runs.has_links]}, "
-            f"file locks {works[runs.has_locks]}"
-        )
+        f"{runs.folder} can be written, {runs.free_gib:,.0f} GiB are free, hard links {works[runs.has_links]}, "
+        f"file locks {works[runs.has_locks]}"
     )
+    if runs.problem:
+        folder = f"{runs.folder} cannot be written: {runs.problem}"
     slurm = "all of its commands are here"
     if machine.missing_commands:
         slurm = f"not found: {', '.join(machine.missing_commands)}"

@@ -133,7 +133,7 @@ def fates(
         Fate(
             "scancel",
             f"SIGTERM goes to all processes, and {_kill_wait(site)} later SIGKILL.",
-            "The ranks save, and the run ends: it comes back by hpcgemma resume alone.",
+            "What is saved by then is kept, and the run ends: it comes back by hpcgemma resume alone.",
         ),
     ]
 

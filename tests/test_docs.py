@@ -91,6 +91,7 @@ MESSAGES = [
     "does not answer",
     "its answer was lost",
     "no queue in which links could wait",
+    "has no partitions",
     "links are queued",
     "links ended before it was finished",
     "gives a preempted job",

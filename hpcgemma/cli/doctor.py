@@ -51,7 +51,9 @@ def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None
 
     profile = load_profile(profile_name or ("generic_slurm" if shutil.which("scontrol") else "local"))
     if partition is not None and profile.scheduler != "slurm":
-        raise InputError(f"profile {profile.name!r} has no partitions", "leave --partition out, or name a profile")
+        raise InputError(
+            f"profile {profile.name!r} has no partitions", "leave --partition out, or name a profile of a cluster"
+        )
     config = userconfig.load_user_config()
     account = userconfig.resolve_account(None, profile, config)
     machine = look_at_machine(userconfig.resolve_runs_dir(runs_dir, profile, config, account))

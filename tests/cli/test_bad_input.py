@@ -103,6 +103,15 @@ CASES = {
         ("data", "prepare", "--recipe", "svg_captions_tiny", "--submit"),
         "Error: profile 'local' has no queue to submit to\nTry:   leave --submit out, and the work is done here\n",
     ),
+    "no links": (
+        (*TINY, "--links", "3"),
+        "Error: profile 'local' has no queue in which links could wait\n"
+        "Try:   leave --links out: a run here has no time limit\n",
+    ),
+    "no partition": (
+        ("doctor", "--profile", "local", "--partition", "spot"),
+        "Error: profile 'local' has no partitions\nTry:   leave --partition out, or name a profile of a cluster\n",
+    ),
     "no job": (
         ("data", "prepare", "--recipe", "svg_captions_tiny", "--wait", "--time", "1:00:00"),
         "Error: --time, --wait: only with --submit, which is not given\nTry:   add --submit\n",
@@ -112,7 +121,10 @@ CASES = {
     "cancel": (("cancel", "nobody"), "Error: no run of hpcgemma has the name or folder 'nobody'\n"),
     "foreign": (("cancel", "999"), "Error: job 999 was not submitted by hpcgemma\nTry:   scancel 999"),
     "logs": (("logs",), "Error: there are no runs yet\n"),
-    "command": (("stauts",), "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: data, submit, "),
+    "command": (
+        ("stauts",),
+        "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: doctor, data, submit, ",
+    ),
 }
 
 

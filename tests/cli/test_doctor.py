@@ -51,10 +51,11 @@ limit, up to 60 s early; at the limit SIGTERM goes to all, and 5 s later SIGKILL
   lost node      Nobody is warned. After 20 s of silence Slurm ends the job and requeues it.
                  The run goes on from its last checkpoint by itself.
   scancel        SIGTERM goes to all processes, and 5 s later SIGKILL.
-                 The ranks save, and the run ends: it comes back by hpcgemma resume alone.
+                 What is saved by then is kept, and the run ends: it comes back by hpcgemma resume alone.
 
 how a run goes on
   way            successor: it starts a second after its nodes are free; a requeued job waits 7 s
+  warning        73 s before the time limit, were it run captions-1, which needs 13 s to save
 
 Nothing was found that would lose work.
 """
@@ -83,10 +84,11 @@ early; at the limit SIGTERM goes to all, and 5 s later SIGKILL.
   lost node      Nobody is warned. After 20 s of silence Slurm ends the job and does not requeue it (JobRequeue=0).
                  The run stands still until hpcgemma resume, which goes on from its last checkpoint.
   scancel        SIGTERM goes to all processes, and 5 s later SIGKILL.
-                 The ranks save, and the run ends: it comes back by hpcgemma resume alone.
+                 What is saved by then is kept, and the run ends: it comes back by hpcgemma resume alone.
 
 how a run goes on
   way            requeue: the profile says so (continuation.mode: requeue)
+  warning        73 s before the time limit, were it run captions-1, which needs 13 s to save
 
 Risk:  a preempted job of partition 'spot' is cancelled without grace, and a requeue may come too late
 Try:   submit a chain ahead: continuation.mode: auto or chain in the profile, or --links 4
@@ -126,6 +128,17 @@ def test_a_chain_answers_a_site_that_cancels_and_does_not_requeue() -> None:
     assert found.choice is not None
     assert found.choice.way == "chain"
     assert [risk.problem.partition(",")[0] for risk in found.risks] == ["partition 'spot' gives a preempted job 5 s"]
+
+
+def test_a_chain_that_cannot_be_made_from_inside_is_a_risk() -> None:
+    there = destination("boost_usr_prod", recorded_site(JobRequeue="0"), AllocNodes="login1")
+    found = diagnosis_at(there)
+    assert [(risk.problem, risk.hint) for risk in found.risks] == [
+        (
+            "no job may be submitted from a compute node here (AllocNodes), so none can be queued ahead from inside",
+            "queue them from here: hpcgemma submit … --links 4",
+        )
+    ]
 
 
 def test_where_slurm_is_silent_the_machine_is_told_all_the_same() -> None:

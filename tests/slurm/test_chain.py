@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +64,21 @@ def test_a_preempted_run_goes_on_in_its_next_link_and_the_surplus_is_cancelled(
     assert [event["job_id"] for event in run.events("started")] == [run.job_id, links[0]]
     cluster.wait_for(lambda: not queued(cluster), "the surplus links' end")
     assert [cluster.job_state(each) for each in links[1:]] == ["CANCELLED", "CANCELLED"]
+    assert_same_training(run, reference)
+
+
+def test_a_job_that_dies_without_a_word_goes_on_in_its_next_link(
+    login: Terminal, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("killed-supervisor", SUCCESSOR, *TWO_NODES, "--links", "2")
+    run.wait_for_step(25)
+    processes = cluster.user_processes(run.job_id)
+    [supervisor] = [pid for pid, line in processes.items() if "submitit.core._submit" in line]
+    os.kill(supervisor, signal.SIGKILL)
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    [link] = [event["job_id"] for event in run.events("linked")]
+    assert [(event["by"], event["job_id"]) for event in run.events("continued")] == [("link", link)]
+    assert [event["job_id"] for event in run.events("started")] == [run.job_id, link]
     assert_same_training(run, reference)
 
 
