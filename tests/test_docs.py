@@ -111,6 +111,7 @@ MESSAGES = [
     "rank hangs",
     "the ranks hang",
     "rank is slow: its part of a step takes",
+    "rank is slow: reading the rows of a step takes",
     "a rank lost its peers",
     "ended with exit code and no word of why",
     "nothing more could be written",

@@ -198,7 +198,7 @@ def hang_ending(hang: Hang) -> Ending:
     who = "the ranks hang" if hang.behind is None else f"rank {hang.behind} hangs"
     return Ending(
         kind=EndingKind.HUNG,
-        sentence=f"{who} ({hang.phase}, step {hang.step}): no sign of life for {hang.silent_s:.0f} s",
+        sentence=f"{who} ({hang.phase}, after step {hang.step}): no sign of life for {hang.silent_s:.0f} s",
         hint=f"hpcgemma logs RUN --rank {hang.behind or 0} ends with its stacks; if it happens again at another step: "
         "a sick node or file system; at the same step: look at that step's rows. Where a step takes so long: "
         "--set watch.training_s=600",

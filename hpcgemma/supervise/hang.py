@@ -31,6 +31,8 @@ class Beat:
     step: int = 0
     own_s: float | None = None
     """Seconds of the rank's own part of a step; None before the first one."""
+    rows_s: float | None = None
+    """Seconds among them in which rows were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,8 @@ class RankWatch:
     def __init__(self, plan: Plan, folder: RunFolder, attempt: int) -> None:
         self._folder, self._attempt, self._world_size = folder, attempt, plan.world_size
         self._watch = HangWatch(self._beats(), training_s=plan.silent_training_s, elsewhere_s=plan.silent_elsewhere_s)
-        self._straggler_watch = StragglerWatch()
+        self._slow_steps = StragglerWatch("its part of a step")
+        self._slow_rows = StragglerWatch("reading the rows of a step")
         self.stragglers: list[Straggler] = []
         """Ranks that the last look found to be slow."""
         limits = [limit for limit in (plan.silent_training_s, plan.silent_elsewhere_s) if limit is not None]
@@ -47,9 +48,10 @@ class RankWatch:
             return None
         self._next_look = now + self._between_looks_s
         beats = self._beats()
-        trained = {rank: beat.own_s for rank, beat in beats.items() if beat.phase == "training"}
-        own_s = {rank: seconds for rank, seconds in trained.items() if seconds is not None}
-        self.stragglers = self._straggler_watch.look(own_s, now)
+        training = {rank: beat for rank, beat in beats.items() if beat.phase == "training"}
+        own_s = {rank: beat.own_s for rank, beat in training.items() if beat.own_s is not None}
+        rows_s = {rank: beat.rows_s for rank, beat in training.items() if beat.rows_s is not None}
+        self.stragglers = self._slow_steps.look(own_s, now) + self._slow_rows.look(rows_s, now)
         hang = self._watch.look(beats, now)
         if hang is not None and not self._can_heartbeats_be_written():
             self._watch.forgive()  # on a full disk ranks train on, unseen
@@ -83,7 +85,9 @@ class RankWatch:
             try:
                 text = self._folder.heartbeat_file(rank).read_text(encoding="utf-8")
                 facts = json.loads(text)
-                found[rank] = Beat(text, str(facts["phase"]), int(facts["step"]), facts.get("own_s"))
+                found[rank] = Beat(
+                    text, str(facts["phase"]), int(facts["step"]), facts.get("own_s"), facts.get("rows_s")
+                )
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return found

@@ -9,7 +9,12 @@ _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*\(most recent cal
 _FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line \d+ in (?P<function>.*)$', re.MULTILINE)
 _INNERMOST = 4
 
-_WAITING_FILES = ("/torch/distributed/", "/hpcgemma/train/ranks.py", "/deepspeed/comm/")
+_WAITING_FILES = (
+    "/torch/distributed/",
+    "/torch/nn/parallel/distributed.py",  # DDP sends rank 0's buffers before a forward pass
+    "/hpcgemma/train/ranks.py",
+    "/deepspeed/comm/",
+)
 _WAITING_FUNCTIONS = ("_engine_run_backward",)
 """Of DDP and FSDP, which exchange gradients in the backward pass."""
 

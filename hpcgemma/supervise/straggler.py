@@ -1,7 +1,8 @@
 """Whether a rank is slower than the others, from what their heartbeats say of their own parts of a step. Pure.
 
-A step takes equally long on all ranks, since they wait for each other in it. So each says how long it takes up to where
-it first waits: reading rows, and the passes before gradients are exchanged.
+A step takes equally long on all ranks, since they wait for each other in it. So each says how long it takes to read its
+rows, and how long up to the exchange of gradients. DDP makes ranks wait for each other once in between: slow rows show
+in the first figure only, slow computing in the second only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Straggler:
     """A rank that the others wait for at every step."""
 
     rank: int
+    part: str
+    """What of a step is slow, in words."""
     own_s: float
     others_s: float
     """Median of the others."""
@@ -31,8 +34,8 @@ class Straggler:
     def sentence(self) -> str:
         """What is to be said of it."""
         return (
-            f"rank {self.rank} is slow: its part of a step takes {self.own_s:.2f} s, that of the others "
-            f"{self.others_s:.2f} s, who wait for it"
+            f"rank {self.rank} is slow: {self.part} takes {self.own_s:.2f} s; the others take {self.others_s:.2f} s "
+            "and wait for it"
         )
 
 
@@ -40,16 +43,17 @@ class StragglerWatch:
     """Looks at the ranks of one attempt; each is reported once.
 
     Args:
+        part: What of a step is looked at, in words.
         lasts_s: Seconds for which a rank must be slower.
     """
 
-    def __init__(self, lasts_s: float = _LASTS_S) -> None:
-        self._lasts_s = lasts_s
+    def __init__(self, part: str, lasts_s: float = _LASTS_S) -> None:
+        self._part, self._lasts_s = part, lasts_s
         self._slow_since: dict[int, float] = {}
         self._reported: set[int] = set()
 
     def look(self, own_s: Mapping[int, float], now: float) -> list[Straggler]:
-        """Take in each rank's own part of a step, and return the ranks that are found to be slow now.
+        """Take in how long that takes each rank, and return the ranks that are found to be slow now.
 
         Args:
             own_s: Seconds, by rank.
@@ -65,5 +69,5 @@ class StragglerWatch:
             since = self._slow_since.setdefault(rank, now)
             if now - since >= self._lasts_s and rank not in self._reported:
                 self._reported.add(rank)
-                found.append(Straggler(rank=rank, own_s=own, others_s=others_s))
+                found.append(Straggler(rank=rank, part=self._part, own_s=own, others_s=others_s))
         return found

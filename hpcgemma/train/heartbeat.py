@@ -32,12 +32,18 @@ class Heartbeat:
         self.step = 0
         self.total_steps = 0
         self._own_s: float | None = None
+        self._rows_s: float | None = None
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def note_own_part(self, seconds: float) -> None:
-        """Note how long this rank's own part of a step took; what is written is the mean of the last steps."""
-        self._own_s = seconds if self._own_s is None else self._own_s + _OWN_PART_WEIGHT * (seconds - self._own_s)
+    def note_own_part(self, own_s: float, rows_s: float) -> None:
+        """Note how long this rank's own part of a step took; what is written is the mean of the last steps.
+
+        Args:
+            own_s: Seconds up to the exchange of gradients.
+            rows_s: Seconds among them in which rows were read.
+        """
+        self._own_s, self._rows_s = _mean(self._own_s, own_s), _mean(self._rows_s, rows_s)
 
     def beat(self, phase: str | None = None, step: int | None = None) -> None:
         """Say what this rank does now.
@@ -61,8 +67,13 @@ class Heartbeat:
             "total_steps": self.total_steps,
             "phase": phase,
             "own_s": self._own_s,
+            "rows_s": self._rows_s,
             "time": time.time(),
         }
         with contextlib.suppress(OSError):
             self._staged.write_text(json.dumps(facts), encoding="utf-8")
             self._staged.replace(self._path)
+
+
+def _mean(before: float | None, seconds: float) -> float:
+    return seconds if before is None else before + _OWN_PART_WEIGHT * (seconds - before)

@@ -41,7 +41,9 @@ class StepResult:
     gradient_norm: torch.Tensor
     """Norm of all ranks' gradient before clipping, a scalar."""
     own_s: float
-    """Seconds up to the last backward pass, where DDP first waits for other ranks; the device may be behind."""
+    """Seconds up to the last backward pass, in which gradients are exchanged; the device may be behind."""
+    rows_s: float
+    """Seconds among them in which rows were waited for."""
 
 
 class Learner:
@@ -81,10 +83,13 @@ class Learner:
         """
         training = self._recipe.training
         _, targets = self._batches.tokens_of_step(step)
-        began = own_s = time.monotonic()
+        began = time.monotonic()
+        own_s = rows_s = 0.0
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for place in range(self._batches.per_step):
+            asked = time.monotonic()
             batch = self.strategy.shaped(next(micro_batches)).to(self._device)
+            rows_s += time.monotonic() - asked
             seed_dropout(training.seed, step, place, self._ranks.rank)
             with self.strategy.accumulating(is_last=place == self._batches.per_step - 1):
                 loss = self.strategy.objective(*batch)
@@ -95,7 +100,7 @@ class Learner:
         norm = self.strategy.step(self.learning_rate(step))
         if training.empty_cache_every_steps and (step + 1) % training.empty_cache_every_steps == 0:
             torch.cuda.empty_cache()
-        return StepResult(total, norm, own_s)
+        return StepResult(total, norm, own_s, rows_s)
 
     def rehearse(self) -> None:
         """Take the longest samples through the model once and throw the result away.

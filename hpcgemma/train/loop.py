@@ -193,7 +193,7 @@ class Trainer:
         step = self.progress.step
         self.heartbeat.beat("training", step)
         self.result = self.learner.take_step(step, micro_batches)
-        self.heartbeat.note_own_part(self.result.own_s)
+        self.heartbeat.note_own_part(self.result.own_s, self.result.rows_s)
         self.progress.step += 1
         self.progress.samples += self.recipe.training.global_batch
 

@@ -102,7 +102,7 @@ def test_a_rank_that_hangs_is_named_ended_with_its_stacks_and_relaunched(
     os.kill(run.rank_pids()[1], signal.SIGSTOP)
     ended = run.wait_for_event("ended")
     assert (ended["ending"], ended["rank"]) == ("hung", 1)
-    assert re.fullmatch(r"rank 1 hangs \(training, step \d+\): no sign of life for \d+ s", ended["sentence"])
+    assert re.fullmatch(r"rank 1 hangs \(training, after step \d+\): no sign of life for \d+ s", ended["sentence"])
     stacks = (run.folder / "attempts" / "1" / "rank-0.log").read_text()
     assert "Current thread" in stacks
     assert "hpcgemma/train/loop.py" in stacks

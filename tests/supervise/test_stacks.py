@@ -2,7 +2,13 @@ from __future__ import annotations
 
 from hpcgemma.supervise.stacks import suspect
 
-# As faulthandler wrote them in Python 3.13 and torch 2.13 (the inner calls of the main thread).
+# Inner calls of the main thread, as faulthandler writes them; SENDING_BUFFERS was recorded with torch 2.13.
+SENDING_BUFFERS = """\
+Current thread 0x00007f318786eb80 (most recent call first):
+  File "/env/site-packages/torch/nn/parallel/distributed.py", line 2363 in _distributed_broadcast_coalesced
+  File "/env/site-packages/torch/nn/parallel/distributed.py", line 2451 in _default_broadcast_coalesced
+  File "/env/site-packages/torch/nn/parallel/distributed.py", line 2429 in _sync_module_buffers
+"""
 AGREEING = """\
 Current thread 0x00007f0b5c1ff740 (most recent call first):
   File "/env/lib/python3.13/site-packages/torch/distributed/distributed_c10d.py", line 3149 in all_reduce
@@ -32,7 +38,7 @@ def test_the_rank_that_cannot_write_its_stack_is_waited_for() -> None:
 
 
 def test_of_ranks_that_can_the_one_that_waits_for_nobody_is_waited_for() -> None:
-    assert suspect({0: IN_BACKWARD, 1: AGREEING, 2: LOADING_ROWS}) == 2
+    assert suspect({0: IN_BACKWARD, 1: AGREEING, 2: LOADING_ROWS, 3: SENDING_BUFFERS}) == 2
 
 
 def test_a_stopped_rank_counts_more_than_a_busy_one() -> None:

@@ -187,9 +187,10 @@ def test_a_heartbeat_says_how_long_the_ranks_own_part_of_a_step_takes(tmp_path: 
     heartbeat.beat("loading")
     assert json.loads((tmp_path / "heartbeat" / "0").read_text())["own_s"] is None
     for seconds in [1.0] + [2.0] * 200:
-        heartbeat.note_own_part(seconds)
+        heartbeat.note_own_part(seconds, seconds / 2)
     heartbeat.beat("training", 201)
-    assert json.loads((tmp_path / "heartbeat" / "0").read_text())["own_s"] == pytest.approx(2.0, abs=0.01)
+    facts = json.loads((tmp_path / "heartbeat" / "0").read_text())
+    assert (facts["own_s"], facts["rows_s"]) == pytest.approx((2.0, 1.0), abs=0.01)
 
 
 def test_a_heartbeat_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
