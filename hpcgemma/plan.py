@@ -18,6 +18,9 @@ from hpcgemma.shapes import shape_of
 from hpcgemma.strategy import Processes, choose_strategy
 from hpcgemma.walltime import MAX_WALLTIME_MIN, format_walltime, parse_walltime
 
+_STEP_COMPILES_S = 300.0
+"""A step that meets a new shape is compiled anew; taken generously, not measured."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan(JobPlan):
@@ -177,7 +180,7 @@ def make_plan(
         signal_lead_s=lead_s,
         max_relaunches=profile.continuation.max_relaunches,
         interruption_every_h=profile.continuation.interruption_every_h,
-        silent_training_s=recipe.watch.training_s or None,
+        silent_training_s=_silent_training_s(recipe, choice.name),
         silent_elsewhere_s=recipe.watch.elsewhere_s or None,
         accumulation_steps=accumulation,
         strategy=choice.name,
@@ -225,6 +228,14 @@ def plan_job_about(plan: Plan, profile: Profile, *, name: str, job_identity: str
         "env": (*plan.env, ("HPCGEMMA_DEVICE", plan.device)),
     }
     return JobPlan(**of_run | of_job)
+
+
+def _silent_training_s(recipe: Recipe, strategy: StrategyName) -> float | None:
+    """Return the least seconds of a hang; None: never."""
+    training_s = recipe.watch.training_s
+    if training_s and (recipe.training.compile or strategy == "xla"):
+        return max(training_s, _STEP_COMPILES_S)
+    return training_s or None
 
 
 def _processes(profile: Profile, recipe: Recipe) -> Processes:

@@ -38,6 +38,16 @@ def test_until_slurm_was_asked_a_run_goes_on_by_successor_unless_the_profile_say
     assert plan.continue_by == "chain"
 
 
+def test_silent_ranks_hang_after_a_minute_or_five_where_a_step_may_compile() -> None:
+    def limits(*settings: str) -> tuple[float | None, float | None]:
+        plan = plan_of(settings=settings)
+        return plan.silent_training_s, plan.silent_elsewhere_s
+
+    assert limits("training.compile=false") == (60.0, 1800.0)
+    assert limits("training.compile=true") == (300.0, 1800.0)
+    assert limits("watch.training_s=0", "watch.elsewhere_s=null") == (None, None)
+
+
 def test_leonardo_gives_each_gpu_its_cores_and_memory() -> None:
     plan = plan_of()
     assert (plan.partition, plan.qos, plan.account) == ("boost_usr_prod", "normal", "A_1")

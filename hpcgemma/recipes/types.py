@@ -360,7 +360,7 @@ class WatchSpec(Section):
 
     training_s: float | None = Field(60.0, ge=0)
     """Seconds without a step after which ranks that train are taken to hang; five times the 99th percentile of a step's
-    time where that is longer. null or 0: never."""
+    time where that is longer, and at least 300 s where steps are compiled. null or 0: never."""
     elsewhere_s: float | None = Field(1800.0, ge=0)
     """The same in any other phase, such as loading, compiling, evaluating or saving, and up to the first steps. null or
     0: never."""

@@ -199,9 +199,9 @@ def hang_ending(hang: Hang) -> Ending:
     return Ending(
         kind=EndingKind.HUNG,
         sentence=f"{who} ({hang.phase}, after step {hang.step}): no sign of life for {hang.silent_s:.0f} s",
-        hint=f"hpcgemma logs RUN --rank {hang.behind or 0} ends with its stacks; if it happens again at another step: "
-        "a sick node or file system; at the same step: look at that step's rows. Where a step takes so long: "
-        "--set watch.training_s=600",
+        hint="the logs of that attempt end with the ranks' stacks (hpcgemma logs RUN --attempt N --rank R); if it "
+        "happens again at another step: a sick node or file system; at the same step: look at that step's rows. Where "
+        "a step takes so long: --set watch.training_s=600",
         step=hang.step,
         rank=hang.behind,
     )

@@ -133,7 +133,7 @@ def test_a_hang_is_said_in_a_sentence_and_relaunched() -> None:
     one = hang_ending(Hang(phase="training", step=34, silent_s=61.7, behind=1))
     assert (one.kind, one.rank, one.step) == (EndingKind.HUNG, 1, 34)
     assert one.sentence == "rank 1 hangs (training, after step 34): no sign of life for 62 s"
-    assert "hpcgemma logs RUN --rank 1" in one.hint
+    assert "--set watch.training_s=600" in one.hint
     all_of_them = hang_ending(Hang(phase="saving", step=34, silent_s=1801.0, behind=None))
     assert all_of_them.sentence == "the ranks hang (saving, after step 34): no sign of life for 1801 s"
     moves = [next_move(one, without_progress=count, max_relaunches=2, cancelled=False) for count in (1, 2, 3)]
