@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -171,7 +172,9 @@ class Attempt:
 
 def _end_of(log: Path) -> str:
     try:
-        return log.read_bytes()[-_LOG_END_BYTES:].decode("utf-8", errors="replace")
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_END_BYTES))
+            return file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
 

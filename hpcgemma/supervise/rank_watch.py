@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
@@ -31,7 +32,9 @@ class RankWatch:
 
     def __init__(self, plan: Plan, folder: RunFolder, attempt: int) -> None:
         self._folder, self._attempt, self._world_size = folder, attempt, plan.world_size
-        self._watch = HangWatch(self._beats(), training_s=plan.silent_training_s, elsewhere_s=plan.silent_elsewhere_s)
+        self._left = self._beats()
+        """What the attempt before has left, which says nothing of this one."""
+        self._watch = HangWatch(self._left, training_s=plan.silent_training_s, elsewhere_s=plan.silent_elsewhere_s)
         self._slow_steps = StragglerWatch("its part of a step")
         self._slow_rows = StragglerWatch("reading the rows of a step")
         self.stragglers: list[Straggler] = []
@@ -48,7 +51,8 @@ class RankWatch:
             return None
         self._next_look = now + self._between_looks_s
         beats = self._beats()
-        training = {rank: beat for rank, beat in beats.items() if beat.phase == "training"}
+        new = {rank: beat for rank, beat in beats.items() if beat != self._left.get(rank)}
+        training = {rank: beat for rank, beat in new.items() if beat.phase == "training"}
         own_s = {rank: beat.own_s for rank, beat in training.items() if beat.own_s is not None}
         rows_s = {rank: beat.rows_s for rank, beat in training.items() if beat.rows_s is not None}
         self.stragglers = self._slow_steps.look(own_s, now) + self._slow_rows.look(rows_s, now)
@@ -69,10 +73,7 @@ class RankWatch:
             time.sleep(_BETWEEN_READS_S)
             before, answers = answers, {}
             for rank, (log, end) in enumerate(zip(logs, ends, strict=True)):
-                try:
-                    answers[rank] = log.read_bytes()[end:].decode("utf-8", errors="replace")
-                except OSError:
-                    answers[rank] = ""
+                answers[rank] = _text_from(log, end)
             whole = answers == before and all(map(stacks.has_stack, answers.values()))
             if whole or time.monotonic() > deadline:
                 break
@@ -100,3 +101,12 @@ class RankWatch:
         except OSError:
             return False
         return True
+
+
+def _text_from(log: Path, start: int) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(start)
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
