@@ -204,6 +204,20 @@ def test_a_killed_rank_is_relaunched_in_the_same_allocation(
     assert_same_training(run, reference)
 
 
+def test_a_rank_that_hangs_is_ended_with_its_stacks_and_relaunched_in_the_same_allocation(
+    login: LoginNode, cluster: SlurmCluster, reference: Training
+) -> None:
+    run = login.submit("hung-rank", SUCCESSOR, *TWO_NODES, "--set", "watch.training_s=8")
+    run.wait_for_step(30)
+    os.kill(run.rank_pids()[1], signal.SIGSTOP)
+    ended = run.wait_for_event("ended")
+    assert (ended["ending"], ended["rank"]) == ("hung", 1)
+    assert "Current thread" in (run.folder / "attempts" / "1" / "rank-0.log").read_text()
+    assert run.wait_for_end()["state"] == "COMPLETED"
+    assert run_ids(run, "started") == [run.job_id, run.job_id]
+    assert_same_training(run, reference)
+
+
 def test_a_run_ended_by_scancel_stays_ended_until_it_is_resumed_from_a_sound_checkpoint(
     login: LoginNode, cluster: SlurmCluster, reference: Training
 ) -> None:
