@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcgemma.errors import InputError, SchedulerError
+from hpcgemma.processes import boot_id, process_start_ticks
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.state import RunState, SchedulerAnswer, current_job_id, decide_state, has_ended, waiting_links
 from hpcgemma.runs.store import RunEntry, note_job
@@ -102,16 +103,6 @@ def is_own_job(entry: RunEntry, job: JobRecord) -> bool:
     return job.comment == entry.comment or (job.comment == "" and job.source == "sacct")
 
 
-def process_start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot (proc(5)); None where it is gone or a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
-
-
 def write_local_job(folder: RunFolder, pid: int) -> None:
     """Note which process a local job is, so that another with the same number is never taken for it."""
     facts = {"pid": pid, "start_ticks": process_start_ticks(pid), "boot": boot_id(), "host": os.uname().nodename}
@@ -142,14 +133,6 @@ def local_job(entry: RunEntry, job_id: str | None) -> SchedulerAnswer:
             source="process",
         )
     )
-
-
-def boot_id() -> str:
-    """Return what tells this start of this machine from its others; empty where it cannot be told."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def end_requeue_wait(entry: RunEntry, state: RunState, client: SlurmClient) -> bool:

@@ -6,10 +6,11 @@ import os
 import time
 
 from hpcgemma.errors import SchedulerError
+from hpcgemma.processes import boot_id, process_start_ticks
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.lock import PERIOD_S, Claim, Holder, RunLock
 from hpcgemma.runs.store import RunEntry
-from hpcgemma.runs.tracking import boot_id, is_own_job, process_start_ticks
+from hpcgemma.runs.tracking import is_own_job
 from hpcgemma.slurm import reasons
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import JobDetails

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpcgemma import files
+from hpcgemma.processes import process_start_ticks
 
 CACHE_NAME = ".prepared"
 """Beside the run folders."""
@@ -135,7 +136,7 @@ def _holder(lock: Path) -> str:
 def _is_gone(holder: str) -> bool:
     """Return whether a process of this machine is no more; of another machine's, nothing is known."""
     named = re.fullmatch(r"process (\d+) on (.+)", holder)
-    return named is not None and named[2] == socket.gethostname() and not Path(f"/proc/{named[1]}").exists()
+    return named is not None and named[2] == socket.gethostname() and process_start_ticks(int(named[1])) is None
 
 
 @contextlib.contextmanager

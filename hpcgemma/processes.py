@@ -1,0 +1,23 @@
+"""Processes of this machine, told apart by more than their numbers, which are used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def process_start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot (proc(5)); None where it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def boot_id() -> str:
+    """Return what tells this start of this machine from its others; empty where it cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
