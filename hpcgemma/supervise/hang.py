@@ -65,7 +65,10 @@ class HangWatch:
         self._changed_at = 0.0
         self._stepped: tuple[int, float] | None = None
         """The newest step of the first rank, and when it was first seen; None outside of training."""
-        self._steps_seen = 0
+        self._first_step: int | None = None
+        """The step of the first heartbeat of the training."""
+        self._steps_taken = 0
+        """Steps since then, those between two other phases too, none of whose heartbeats may have been seen."""
         self._step_times: deque[float] = deque(maxlen=_STEPS_KEPT)
         """Of quick steps, of which not each is seen, the mean from one that is seen to the next."""
 
@@ -107,18 +110,20 @@ class HangWatch:
             return self._elsewhere_s
         if self._training_s is None:
             return None
-        if self._steps_seen < _STEPS_TO_KNOW:
+        if self._steps_taken < _STEPS_TO_KNOW:
             return None if self._elsewhere_s is None else max(self._training_s, self._elsewhere_s)
         return max(STEPS_PER_LIMIT * percentile_99(self._step_times), self._training_s)
 
     def _note_step(self, beat: Beat) -> None:
         if beat.phase != "training":
             self._stepped = None
-        elif self._stepped is None:
+            return
+        self._first_step = beat.step if self._first_step is None else self._first_step
+        self._steps_taken = max(self._steps_taken, beat.step - self._first_step)
+        if self._stepped is None:
             self._stepped = (beat.step, self._clock)
         elif beat.step > self._stepped[0]:
             step, seen_at = self._stepped
-            self._steps_seen += beat.step - step
             self._step_times.append((self._clock - seen_at) / (beat.step - step))
             self._stepped = (beat.step, self._clock)
 
@@ -135,6 +140,6 @@ class HangWatch:
 
 
 def percentile_99(times: deque[float]) -> float:
-    """Return the time that 99 of 100 do not exceed."""
+    """Return the time that 99 of 100 do not exceed; 0 of none, as of steps too quick to be seen."""
     ordered = sorted(times)
-    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+    return 0.0 if not ordered else ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]

@@ -280,12 +280,13 @@ class Checkpointing:
             world_size=self._ranks.world_size,
         )
         self._verified.add(checkpoint.path)
+        seconds = time.monotonic() - began
         self._folder.record(
             "saved",
             step=progress.step,
             samples=progress.samples,
-            seconds=round(time.monotonic() - began, 3),
-            stall_s=round(time.monotonic() - began if stall_s is None else stall_s, 3),
+            seconds=round(seconds, 3),
+            stall_s=round(seconds if stall_s is None else stall_s, 3),
             bytes=checkpoint.total_bytes,
         )
         self._prune(progress)

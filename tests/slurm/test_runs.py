@@ -208,7 +208,7 @@ def test_a_rank_that_hangs_is_ended_with_its_stacks_and_relaunched_in_the_same_a
     login: LoginNode, cluster: SlurmCluster, reference: Training
 ) -> None:
     run = login.submit("hung-rank", SUCCESSOR, *TWO_NODES, "--set", "watch.training_s=8")
-    run.wait_for_step(30)
+    run.wait_for_step(60)
     os.kill(run.rank_pids()[1], signal.SIGSTOP)
     ended = run.wait_for_event("ended")
     assert (ended["ending"], ended["rank"]) == ("hung", 1)

@@ -64,6 +64,15 @@ def test_of_quick_steps_a_few_heartbeats_are_enough_to_know() -> None:
     assert ranks.watch.limit_s() == TRAINING_S
 
 
+def test_steps_that_are_over_between_two_saves_are_known_by_their_numbers() -> None:
+    ranks = Ranks()
+    for step in (3, 20, 40):
+        for phase in ("training", "saving"):
+            assert ranks.pass_time(1, beat(step, phase), beat(step, phase)) is None
+    assert ranks.pass_time(1, beat(41), beat(41)) is None
+    assert ranks.watch.limit_s() == TRAINING_S
+
+
 @pytest.mark.parametrize("phase", ["starting", "loading", "rehearsing", "evaluating", "answering", "saving"])
 def test_other_phases_have_a_limit_of_their_own(phase: str) -> None:
     ranks = Ranks()
