@@ -207,8 +207,10 @@ def test_a_killed_rank_is_relaunched_in_the_same_allocation(
 def test_a_rank_that_hangs_is_ended_with_its_stacks_and_relaunched_in_the_same_allocation(
     login: LoginNode, cluster: SlurmCluster, reference: Training
 ) -> None:
-    run = login.submit("hung-rank", SUCCESSOR, *TWO_NODES, "--set", "watch.training_s=8")
-    run.wait_for_step(60)
+    # Between the evaluations after steps 50 and 100 there is no other phase, whose silence is given half an hour.
+    settings = ("--set", "watch.training_s=8", "--set", "checkpoint.every_steps=1000")
+    run = login.submit("hung-rank", SUCCESSOR, *TWO_NODES, *settings)
+    run.wait_for_step(62)
     os.kill(run.rank_pids()[1], signal.SIGSTOP)
     ended = run.wait_for_event("ended")
     assert (ended["ending"], ended["rank"]) == ("hung", 1)
