@@ -97,8 +97,10 @@ def test_a_killed_rank_is_relaunched_in_place(terminal: Terminal, reference: Tra
 def test_a_rank_that_hangs_is_named_ended_with_its_stacks_and_relaunched(
     terminal: Terminal, reference: Training
 ) -> None:
-    run = terminal.submit("hung", "local", "--set", "watch.training_s=8")
-    run.wait_for_step(30)
+    # Between the evaluations after steps 50 and 100 there is no other phase, whose silence is given half an hour.
+    settings = ("--set", "watch.training_s=8", "--set", "checkpoint.every_steps=1000")
+    run = terminal.submit("hung", "local", *settings)
+    run.wait_for_step(62)
     os.kill(run.rank_pids()[1], signal.SIGSTOP)
     ended = run.wait_for_event("ended")
     assert (ended["ending"], ended["rank"]) == ("hung", 1)
