@@ -19,7 +19,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,17 +47,6 @@ _PR_SET_PDEATHSIG = 1
 
 Piece = tuple[int, Chunk | Sequence[Record]]
 """Some rows of a file: which file, and the rows or where they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the tokenizing is."""
-
-    bytes_done: int
-    bytes_total: int
-    rows: int
-    tokens: int
-    seconds: float
 
 
 class Workers:
