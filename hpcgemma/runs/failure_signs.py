@@ -66,6 +66,8 @@ SIGNS = (
             "oom-kill event",  # slurmstepd up to 22.05
             "oom_kill event",  # and since 23.02
             ": out of memory",  # srun, of a task
+            "exceeded memory limit",  # slurmstepd where JobAcctGatherParams=OverMemoryKill, of a step
+            "exceeded job memory limit",  # and of a job
             "is killed by signal: killed",  # torch, of a DataLoader worker
             "cannot allocate memory",
             "can't allocate memory",

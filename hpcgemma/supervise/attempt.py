@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -153,14 +154,20 @@ class Attempt:
         )
 
     def _log_of_failure(self, exits: Sequence[RankExit]) -> str:
-        """Return the ends of what srun and the first failing rank wrote; empty where none failed."""
+        """Return the ends of what srun and the first failing rank wrote; empty where none failed.
+
+        Why slurmstepd killed a rank, it writes into the log of the first rank of a node, whichever that was.
+        """
         failed = next((each for each in exits if not each.is_clean), None)
         if failed is None:
             return ""
-        logs = [self.folder.srun_log(self.number)]
+        ranks = [self.folder.rank_log(self.number, rank) for rank in range(self.plan.world_size)]
+        told = [_end_of(self.folder.srun_log(self.number))]
         if failed.rank is not None:
-            logs.append(self.folder.rank_log(self.number, failed.rank))
-        return "\n".join(_end_of(log) for log in logs)
+            told.append(_end_of(ranks[failed.rank]))
+        if failed.signal == signal.SIGKILL and self.allocation.on_slurm:
+            told += [line for log in ranks for line in _end_of(log).splitlines() if line.startswith("slurmstepd")]
+        return "\n".join(told)
 
     def _outcome(self) -> dict[str, Any] | None:
         try:

@@ -57,6 +57,11 @@ slurmstepd: error: Detected 1 oom-kill event(s) in StepId=41.0. Some of your pro
 cgroup out-of-memory handler.
 srun: error: fn2: task 1: Out Of Memory
 """
+OVER_LIMIT_22_05 = """\
+srun: error: node2: task 1: Killed
+slurmstepd-node1: error: StepId=41.3 exceeded memory limit (314761216 > 314572800), being killed
+"""
+"""Recorded on Slurm 22.05 with JobAcctGatherParams=OverMemoryKill."""
 OOM_23_11 = (
     "slurmstepd: error: Detected 1 oom_kill event in StepId=41.0. Some of the step tasks have been OOM Killed.\n"
 )
@@ -90,6 +95,12 @@ CODE_1 = RankExit(1, 1, None)
     ("end", "log", "kind", "begin"),
     [
         (SIGKILL, OOM_22_05, EndingKind.HOST_OOM, "the node's memory is full: slurmstepd: error: Detected 1 oom-kill"),
+        (
+            SIGKILL,
+            OVER_LIMIT_22_05,
+            EndingKind.HOST_OOM,
+            "the node's memory is full: slurmstepd-node1: error: StepId=41.3",
+        ),
         (SIGKILL, OOM_23_11, EndingKind.HOST_OOM, "the node's memory is full: slurmstepd: error: Detected 1 oom_kill"),
         (CODE_1, WORKER, EndingKind.HOST_OOM, "the node's memory is full: RuntimeError: DataLoader worker"),
         (CODE_1, SHM, EndingKind.HOST_OOM, "the shared memory of the node is full: RuntimeError: DataLoader"),
