@@ -46,7 +46,9 @@ test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
 # Each goes on where it was: outcomes are lines of files in $(FAULTS).
 FAULTS ?= runs/faults
 
-faults: install-dev  ## Kill, stop and race checkpoints and runs by the hundred, and print what was lost; takes hours
+faults: install-dev  ## Play the fault matrix, kill and stop runs by the hundred, and write docs/faults.md; takes hours
+	sh tools/install_slurm.sh
+	$(BIN)/python -m tests.faults.matrix --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.race_takers --trials 100 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.kill_checkpoints --trials 1000 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.kill_checkpoints --asynchronous --trials 1000 --folder $(FAULTS)
@@ -54,6 +56,7 @@ faults: install-dev  ## Kill, stop and race checkpoints and runs by the hundred,
 	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through ranks --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.stop_runs --trials 200 --through profile --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.stall_submits --trials 100 --folder $(FAULTS)
+	$(BIN)/python -m tests.faults.report --folder $(FAULTS)
 
 test-gpu: install-dev  ## Run the GPU tests on a machine with one GPU; prints tokens/s, MFU and peak memory per recipe
 	$(BIN)/python -m pytest -m gpu -s

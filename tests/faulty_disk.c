@@ -1,7 +1,8 @@
 /* Makes calls of the C library fail as a disk would: preloaded into a process (LD_PRELOAD).
  *
  * The file that FAULTY_DISK_RULES names holds a rule a line: "call errno pattern". It is read again at every call, so a
- * rule works from the moment it is written until it is removed. A call fails if the path it works on matches (fnmatch).
+ * rule works from the moment it is written until it is removed. A call fails if the path it works on matches (fnmatch);
+ * with a negative number it succeeds, so many milliseconds later.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 static char rules_path[PATH_MAX];
@@ -44,6 +46,11 @@ static int fault(const char *call, const char *path) {
                 fnmatch(pattern, path, 0) == 0)
                 found = number;
         }
+    }
+    if (found < 0) {
+        struct timespec wait = {-found / 1000, -found % 1000 * 1000000L};
+        nanosleep(&wait, NULL);
+        found = 0;
     }
     errno = saved;
     return found;

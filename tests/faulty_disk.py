@@ -36,6 +36,10 @@ class FaultyDisk:
         staged.write_text("".join(f"{call} {number} {pattern}\n" for call, number, pattern in rules))
         staged.replace(self._rules)
 
+    def delay(self, seconds: float, *rules: tuple[str, str]) -> None:
+        """From now on let calls take longer: the call, and a pattern of the path."""
+        self.refuse(*((call, -round(seconds * 1000), pattern) for call, pattern in rules))
+
     def heal(self) -> None:
         """Let every call do what it says."""
         self._rules.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ def terminal_of(root: Path) -> Terminal:
 def opened_terminal(root: Path) -> Iterator[Terminal]:
     """Open a terminal in an empty folder; at the end whatever its runs left is ended by its own id."""
     terminal = terminal_of(root)
-    terminal.folder.mkdir()
+    terminal.folder.mkdir(exist_ok=True)
     guard = Guard("HPCGEMMA_DATA_DIR", terminal.environment["HPCGEMMA_DATA_DIR"])
     try:
         yield terminal

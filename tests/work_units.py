@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 APART = (
+    "tests/faults/test_matrix.py",
     "tests/local/test_disks.py",
     "tests/local/test_scenarios.py",
     "tests/slurm/test_runs.py",
@@ -15,8 +16,8 @@ APART = (
 )
 """Files whose tests any worker may take. What they share is soon made, or made once for all (``tests/shared.py``)."""
 
-LONG = ("tests/slurm", "tests/local", "tests/train")
-"""Folders whose tests take long. Those of slurm and local mostly wait, those of train mostly compute."""
+LONG = ("tests/slurm", "tests/faults", "tests/local", "tests/train")
+"""Folders whose tests take long. Those of slurm, faults and local mostly wait, those of train mostly compute."""
 
 
 def unit_of(test: str) -> str:

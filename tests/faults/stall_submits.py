@@ -21,7 +21,7 @@ from typing import Any
 from tests.faults.trials import Trials, arguments
 from tests.scenario import RECIPE, Terminal, opened_terminal
 from tests.slurm.cluster import SlurmCluster
-from tests.slurm.test_runs import SUCCESSOR, LoginNode
+from tests.slurm.login import SUCCESSOR, LoginNode
 
 MESSAGE_TIMEOUT_S = 2
 """Slurm's; sbatch gives up after a few of these."""

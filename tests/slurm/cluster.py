@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -67,6 +68,7 @@ class SlurmCluster:
         min_job_age: Seconds a finished job stays known to squeue.
         message_timeout_s: Seconds a Slurm command waits for an answer.
         slurmd_timeout_s: Seconds of silence after which a node is DOWN.
+        memory_limits: Whether a job that uses more memory than it asked for is ended.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class SlurmCluster:
         min_job_age: int = 300,
         message_timeout_s: int = 10,
         slurmd_timeout_s: int = 20,
+        memory_limits: bool = False,
     ) -> None:
         self.options = ClusterOptions(
             proctrack=proctrack,
@@ -92,6 +95,7 @@ class SlurmCluster:
             min_job_age_s=min_job_age,
             message_timeout_s=message_timeout_s,
             slurmd_timeout_s=slurmd_timeout_s,
+            memory_limits=memory_limits,
         )
         self.folder = Path()
         self.conf = Path()
@@ -243,6 +247,21 @@ class SlurmCluster:
         """End slurmctld as an admin would; running jobs go on."""
         processes.end_daemon(self._daemons.pop("slurmctld"), patience_s=20)
 
+    def crash_controller(self, *, forgetting: Callable[[], None] | None = None) -> None:
+        """End slurmctld at once, with what it has not written.
+
+        Args:
+            forgetting: What happens shortly before, of which the controller will know nothing when it comes back.
+        """
+        state, before = self.folder / "state", self.folder / "state-before"
+        if forgetting is not None:
+            shutil.copytree(state, before)
+            forgetting()
+        processes.end_daemon(self._daemons.pop("slurmctld"))
+        if forgetting is not None:
+            shutil.rmtree(state)
+            before.rename(state)
+
     def start_controller(self) -> None:
         """Start slurmctld again and return when it answers."""
         self._start_daemon("slurmctld", ["slurmctld", "-D"])
@@ -273,6 +292,11 @@ class SlurmCluster:
     def start_node(self, node: str) -> None:
         """Start the slurmd of one node; its GPUs and name are as before."""
         self._start_daemon(f"slurmd-{node}", ["slurmd", "-D", "-N", node])
+
+    def restart_slurmd(self, node: str) -> None:
+        """End the slurmd of a node and start it again; its slurmstepds and their jobs go on."""
+        processes.end_daemon(self._daemons.pop(f"slurmd-{node}"), patience_s=10)
+        self.start_node(node)
 
     def kill_node(self, node: str) -> None:
         """Lose a node at once: its slurmd, its slurmstepds and all that its jobs run there."""
@@ -305,7 +329,7 @@ class SlurmCluster:
         )
         (self.folder / "gres.conf").write_text(gres_conf(self.folder), encoding="utf-8")
         if self.options.proctrack == "cgroup":
-            (self.folder / "cgroup.conf").write_text(cgroup_conf(), encoding="utf-8")
+            (self.folder / "cgroup.conf").write_text(cgroup_conf(self.options), encoding="utf-8")
         if self.options.accounting:
             database_conf = self.folder / "slurmdbd.conf"
             database_conf.touch(mode=0o600)

@@ -49,6 +49,9 @@ class ClusterOptions:
     slurmd_timeout_s: int = 20
     """Seconds of a node's silence after which it is called DOWN and its jobs are requeued."""
 
+    memory_limits: bool = False
+    """True: a job may use no more memory than it asked for, by cgroup, or by what Slurm samples every second."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPorts:
@@ -110,6 +113,8 @@ def slurm_conf(folder: Path, options: ClusterOptions, ports: ClusterPorts, *, ho
         # The nodes claim more cores and memory than this machine has.
         "SlurmdParameters=config_overrides",
     ]
+    if options.memory_limits and options.proctrack == "linuxproc":
+        lines += ["JobAcctGatherParams=OverMemoryKill", "JobAcctGatherFrequency=task=1"]
     if options.send_user_signal:
         lines.append("SlurmctldParameters=preempt_send_user_signal")
     if options.accounting:
@@ -147,9 +152,10 @@ def gres_conf(folder: Path) -> str:
     return f"NodeName=node[1-{NUM_NODES}] Name=gpu Type=a100 File={devices}\n"
 
 
-def cgroup_conf() -> str:
-    """Return cgroup.conf for a machine with cgroup v1; limits are not enforced, only membership is used."""
-    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\n"
+def cgroup_conf(options: ClusterOptions) -> str:
+    """Return cgroup.conf for a machine with cgroup v1; of the limits, that on memory may be enforced."""
+    memory = "yes" if options.memory_limits else "no"
+    return f"CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace={memory}\n"
 
 
 def slurmdbd_conf(folder: Path, ports: ClusterPorts) -> str:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 
 from .cluster import SlurmCluster
-
-PROFILES = Path(__file__).parent.parent / "profiles"
-SUCCESSOR = str(PROFILES / "leonardo_test.yaml")
-SPOT = str(PROFILES / "leonardo_spot.yaml")
-TWO_NODES = ("--set", "resources.nodes=2", "--set", "resources.gpus_per_node=1")
+from .login import SUCCESSOR, TWO_NODES
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +60,6 @@ def test_a_preempted_run_goes_on_in_its_next_link_and_the_surplus_is_cancelled(
     assert_same_training(run, reference)
 
 
-def test_a_job_that_dies_without_a_word_goes_on_in_its_next_link(
-    login: Terminal, cluster: SlurmCluster, reference: Training
-) -> None:
-    run = login.submit("killed-supervisor", SUCCESSOR, *TWO_NODES, "--links", "2")
-    run.wait_for_step(25)
-    processes = cluster.user_processes(run.job_id)
-    [supervisor] = [pid for pid, line in processes.items() if "submitit.core._submit" in line]
-    os.kill(supervisor, signal.SIGKILL)
-    assert run.wait_for_end()["state"] == "COMPLETED"
-    [link] = [event["job_id"] for event in run.events("linked")]
-    assert [(event["by"], event["job_id"]) for event in run.events("continued")] == [("link", link)]
-    assert [event["job_id"] for event in run.events("started")] == [run.job_id, link]
-    assert_same_training(run, reference)
-
-
 def test_cancel_ends_every_link(login: Terminal, cluster: SlurmCluster) -> None:
     run = login.submit("chain-cancelled", SUCCESSOR, *TWO_NODES, "--links", "3")
     run.wait_for_step(5)
@@ -107,19 +85,4 @@ def test_the_last_link_ends_the_chain_and_resume_goes_on(
     lead_s = [event["lead_s"] for event in run.events("submitted")]
     assert lead_s[0] == 20
     assert 60 < lead_s[1] < 450, "the resumed job's warning follows from what the saves took"
-    assert_same_training(run, reference)
-
-
-def test_where_jobs_are_cancelled_without_grace_the_next_one_waits_ahead(
-    login: Terminal, cluster: SlurmCluster, reference: Training
-) -> None:
-    run = login.submit("spot", SPOT, *TWO_NODES)
-    run.wait_for_step(25)
-    [ahead] = [event["job_id"] for event in run.events("linked")]
-    assert cluster.job_state(ahead) == "PENDING"
-    nodes = cluster.run("squeue", "-h", "-j", run.job_id, "-o", "%N").stdout.strip()
-    cluster.urgent_job(nodes=nodes, seconds=5)
-    assert run.wait_for_end()["state"] == "COMPLETED"
-    assert [event["job_id"] for event in run.events("started")] == [run.job_id, ahead]
-    cluster.wait_for(lambda: not queued(cluster), "the end of what waited ahead")
     assert_same_training(run, reference)

@@ -10,7 +10,7 @@ import pytest
 from tests.scenario import Terminal, Training
 
 from .cluster import SlurmCluster
-from .test_runs import SUCCESSOR, LoginNode
+from .login import SUCCESSOR, LoginNode
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from tests.scenario import RECIPE, Terminal, wait_until
 
 from .cluster import SlurmCluster
-from .test_runs import SUCCESSOR, LoginNode
+from .login import SUCCESSOR, LoginNode
 
 PREPARE = ("data", "prepare", "--profile", SUCCESSOR, "--recipe", str(RECIPE), "--submit")
 

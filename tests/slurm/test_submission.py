@@ -13,7 +13,7 @@ import pytest
 from tests.scenario import RECIPE, Terminal, wait_until
 
 from .cluster import SlurmCluster
-from .test_runs import SUCCESSOR, LoginNode
+from .login import SUCCESSOR, LoginNode
 
 SECRET = "hf_thisIsNobodysToken0123456789"
 
@@ -183,25 +183,6 @@ def test_a_job_id_that_does_not_exist_says_so(login: LoginNode) -> None:
         "Error: neither hpcgemma nor Slurm knows a job 99999999\n"
         "Try:   hpcgemma status  lists all runs; squeue --me your jobs\n"
     )
-
-
-def test_with_the_controller_down_nothing_is_submitted_and_nothing_is_called_failed(
-    terminal: Terminal,
-) -> None:
-    with SlurmCluster(accounting=False, message_timeout_s=2) as cluster:
-        login = LoginNode(terminal, cluster)
-        cluster.submit("--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=exec sleep 600")
-        run = login.submit("orphan", SUCCESSOR)
-        cluster.stop_controller()
-        said = run.status()
-        assert said["state"] == "UNKNOWN"
-        assert "last known: submitted" in said["sentence"]
-        refused = login.call("submit", "--profile", SUCCESSOR, "--recipe", str(RECIPE), "--name", "never", code=3)
-        assert "Try:" in refused.stderr
-        assert not (Path(login.environment["HPCGEMMA_RUNS_DIR"]) / "never").exists()
-        login.call("resume", run.name, code=3)
-        cluster.start_controller()
-        wait_until("the controller", lambda: run.status()["state"] == "PENDING")
 
 
 def test_a_submission_whose_answer_was_lost_finds_its_job_and_makes_no_second_one(terminal: Terminal) -> None:
