@@ -139,7 +139,7 @@ def id_used_twice(lab: Lab) -> Observation:
 def accounting_down(lab: Lab) -> Observation:
     """slurmdbd is down while a run trains, and when it has ended and slurmctld has forgotten it."""
     cluster = lab.configure(accounting=True, min_job_age=2)
-    run = lab.submit("accounting-down", profile=lab.profile("with_account", account={"default": "demo_acc"}))
+    run = lab.submit("accounting-down", "--account", "demo_acc")
     run.wait_for_step(20)
     run.freeze()
     cluster.stop_database()
