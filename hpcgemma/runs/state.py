@@ -71,6 +71,16 @@ def current_job_id(events: Events) -> str | None:
     return known[-1] if known else None
 
 
+def job_before(events: Events, job_id: str) -> str | None:
+    """Return the job that worked on the run before this one, since the user submitted it; None where none did."""
+    ids = [
+        str(event["job_id"])
+        for event in _since_submission(events)
+        if event.get("event") in ("submitted", "continued", "started") and event.get("job_id") is not None
+    ]
+    return next((each for each in reversed(ids) if each != job_id), None)
+
+
 def has_ended(events: Events) -> bool:
     """Return whether the run has finished or failed since it was last submitted, whatever its job still does."""
     return any(event.get("event") in ("finished", "failed") for event in _since_submission(events))

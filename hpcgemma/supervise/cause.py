@@ -29,23 +29,28 @@ class WarningCause(StrEnum):
     """Slurm did not say."""
 
 
-def cause_of(details: JobDetails | None, *, lead_s: int, restarts: int, now: float) -> WarningCause:
+def cause_of(
+    details: JobDetails | None, *, lead_s: int, restarts: int, now: float, grace_s: int | None = None
+) -> WarningCause:
     """Return what a warning means, from the job's own record.
 
     While its processes end, a job is COMPLETING whatever ended it, so the cause shows in other fields (seen on
-    Slurm 22.05): preemption sets PreemptTime and leaves it RUNNING; a requeue counts Restarts up; scancel leaves
-    an end before the time limit.
+    Slurm 22.05): preemption sets PreemptTime and leaves it RUNNING; a requeue counts Restarts up and takes PreemptTime
+    back; scancel leaves an end before the time limit, or before the end of the grace.
 
     Args:
         details: `scontrol show job`; None where Slurm did not answer.
         lead_s: Seconds before the time limit at which Slurm warns; it may be up to 60 s early.
         restarts: How often the job had been requeued when this process started.
         now: Seconds since 1970.
+        grace_s: Seconds from the notice of a preemption to the end; None where that is not known.
     """
     if details is None:
         return WarningCause.UNKNOWN
     job = details.record
     if job.state == "CANCELLED":
+        return WarningCause.CANCELLED
+    if is_ending_in_its_grace(details) and _ended_before_its_grace(details, grace_s):
         return WarningCause.CANCELLED
     if details.preempt_time is not None or job.state == "PREEMPTED":
         return WarningCause.PREEMPTED
@@ -60,6 +65,18 @@ def cause_of(details: JobDetails | None, *, lead_s: int, restarts: int, now: flo
     return WarningCause.SIGNALLED if job.state == "RUNNING" and job.end_time is not None else WarningCause.UNKNOWN
 
 
+def is_ending_in_its_grace(details: JobDetails) -> bool:
+    """Return whether a job ends after the notice of its preemption: by that, or because it was cancelled meanwhile."""
+    return details.record.state == "COMPLETING" and details.preempt_time is not None
+
+
+def _ended_before_its_grace(details: JobDetails, grace_s: int | None) -> bool:
+    noticed, end = details.preempt_time, details.record.end_time
+    if noticed is None or end is None or grace_s is None:
+        return False
+    return (end - noticed).total_seconds() < grace_s - _CLOCK_SLACK_S
+
+
 def _used_up_its_time(job: JobRecord) -> bool:
     if job.start_time is None or job.end_time is None or job.time_limit_min is None:
         return False
@@ -72,14 +89,23 @@ def ask_cause(client: SlurmClient, job_id: str, *, lead_s: int, restarts: int) -
     Asked again where the question itself was ended: with proctrack/linuxproc, Slurm's SIGTERM meets every process of
     the batch step, scontrol too.
     """
-    details = None
+    details, grace_s = None, None
     deadline = time.monotonic() + _ASK_FOR_S
     while True:
         try:
             details = client.show_job(job_id)
+            if details is not None and is_ending_in_its_grace(details):
+                grace_s = _grace_s(client, details.record)
             break
         except SchedulerError:
             if time.monotonic() > deadline:
                 break
             time.sleep(_BETWEEN_QUESTIONS_S)
-    return cause_of(details, lead_s=lead_s, restarts=restarts, now=time.time())
+    return cause_of(details, lead_s=lead_s, restarts=restarts, now=time.time(), grace_s=grace_s)
+
+
+def _grace_s(client: SlurmClient, job: JobRecord) -> int | None:
+    """Return the grace of a job's partition or QOS, whichever is longer; None where neither is told."""
+    partitions = [each.grace_s for each in client.partitions() if each.name == job.partition]
+    qos = client.qos(job.qos) if job.qos else None
+    return max((each for each in [*partitions, qos.grace_s if qos else None] if each is not None), default=None)

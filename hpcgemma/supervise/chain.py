@@ -8,7 +8,7 @@ from hpcgemma.errors import SchedulerError
 from hpcgemma.plan import Plan
 from hpcgemma.runs import store
 from hpcgemma.runs.folder import RunFolder
-from hpcgemma.runs.state import current_job_id, waiting_links, wanted_links
+from hpcgemma.runs.state import current_job_id, job_before, waiting_links, wanted_links
 from hpcgemma.slurm import reasons
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.supervise.allocation import Allocation
@@ -30,13 +30,14 @@ class Chain:
         self._plan, self._folder, self._allocation, self._client = plan, folder, allocation, client
 
     def take_turn(self) -> bool:
-        """Take over from the job before, where this one was queued ahead and that one could not hand over.
+        """Take over from the job before, also where this one was queued ahead and that one could not hand over.
 
         Returns:
-            Whether the run goes on: not where the job before was ended by scancel, and could not say that either.
+            Whether the run goes on: not where the job before was ended by scancel, and could not say that any more.
         """
-        before = current_job_id(self._events())
-        if before is None or before == self._allocation.job_id:
+        events = self._events()
+        before = job_before(events, self._allocation.job_id)
+        if before is None or not self._allocation.on_slurm:
             return True
         try:
             ended = self._client.jobs([before]).get(before)
@@ -45,7 +46,8 @@ class Chain:
         if ended is not None and ended.state == "CANCELLED":
             self._folder.record("cancelled", job_id=before, by="scancel")
             return False
-        self._folder.record("continued", by="link", job_id=self._allocation.job_id)
+        if current_job_id(events) != self._allocation.job_id:
+            self._folder.record("continued", by="link", job_id=self._allocation.job_id)
         return True
 
     def queue_ahead(self) -> str:

@@ -186,6 +186,8 @@ class Supervisor:
             # The warning went to the ranks only, as at preemption; or they were done before it was passed on; or
             # another one may have come since.
             self.cause = self._ask_cause()
+        elif was_warned and self.cause is not WarningCause.CANCELLED and self._ask_cause() is WarningCause.CANCELLED:
+            self.cause = WarningCause.CANCELLED  # by scancel, while the ranks saved
         facts: dict[str, Any] = {"cause": self.cause.value} if was_warned and self.cause else {}
         self.folder.record(
             "ended",

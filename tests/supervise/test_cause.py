@@ -54,6 +54,22 @@ def test_the_cause_of_a_warning_follows_from_the_jobs_record(seen: JobDetails | 
     assert cause_of(seen, lead_s=60, restarts=0, now=now) is cause
 
 
+@pytest.mark.parametrize(
+    ("ran_s", "grace_s", "cause"),
+    [
+        (10, 60, WarningCause.CANCELLED),
+        (60, 60, WarningCause.PREEMPTED),
+        (0, 0, WarningCause.PREEMPTED),
+        (10, None, WarningCause.PREEMPTED),
+    ],
+)
+def test_a_preempted_job_that_ends_before_its_grace_was_cancelled(
+    ran_s: float, grace_s: int | None, cause: WarningCause
+) -> None:
+    seen = details("COMPLETING", ran_s=ran_s, preempted=True)
+    assert cause_of(seen, lead_s=60, restarts=0, now=START.timestamp() + ran_s, grace_s=grace_s) is cause
+
+
 def test_a_signal_long_before_the_end_was_sent_by_hand() -> None:
     now = (START + timedelta(seconds=10)).timestamp()
     seen = details("RUNNING", ran_s=600)

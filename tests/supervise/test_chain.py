@@ -63,6 +63,20 @@ def test_a_link_does_not_bring_back_what_scancel_ended(tools: Path) -> None:
     assert last_event(run) == {"event": "cancelled", "job_id": CANCELLED, "by": "scancel"}
 
 
+def test_a_successor_does_not_bring_back_what_scancel_ended_in_its_last_moments(tools: Path) -> None:
+    chain, run = chain_of(tools, CANCELLED, here=PENDING)
+    run.record("continued", by="successor", job_id=PENDING)
+    assert not chain.take_turn()
+    assert last_event(run) == {"event": "cancelled", "job_id": CANCELLED, "by": "scancel"}
+
+
+def test_a_run_that_was_cancelled_and_resumed_goes_on(tools: Path) -> None:
+    chain, run = chain_of(tools, CANCELLED, here=PENDING)
+    run.record("cancelled", job_id=CANCELLED, by="scancel")
+    run.record("submitted", job_id=PENDING, by="launcher")
+    assert chain.take_turn()
+
+
 def test_the_runs_own_job_takes_nothing_over(tools: Path) -> None:
     chain, run = chain_of(tools, RUNNING, PENDING, here=RUNNING)
     assert chain.take_turn()
