@@ -17,6 +17,7 @@ from tests.slurm.login import SUCCESSOR, TWO_NODES, LoginNode
 from .observation import Observation, figures
 
 Tracking = Literal["linuxproc", "cgroup"]
+_USUAL: dict[str, Any] = {"accounting": False, "grace_time_s": 60}
 TRACKINGS: tuple[Tracking, ...] = ("linuxproc", "cgroup")
 
 
@@ -33,12 +34,16 @@ class Lab:
     def __init__(self, terminal: Terminal, reference: Training, tracking: Tracking, folder: Path) -> None:
         self.terminal, self.reference, self.tracking, self.folder = terminal, reference, tracking, folder
         self._cluster: SlurmCluster | None = None
-        self._options: dict[str, Any] = {}
+        self._options, self._running = _USUAL, _USUAL
 
     @property
     def cluster(self) -> SlurmCluster:
-        """The cluster of now; that without accounting and with 60 s of grace where a scenario named no other."""
-        return self.configure() if self._cluster is None else self._cluster
+        """The cluster that the scenario asked for, else one without accounting and with 60 s of grace."""
+        if self._cluster is None or self._options != self._running:
+            self.close()
+            self._cluster, self._running = SlurmCluster(proctrack=self.tracking, **self._options), self._options
+            self._cluster.start()
+        return self._cluster
 
     @property
     def login(self) -> LoginNode:
@@ -46,13 +51,9 @@ class Lab:
         return LoginNode(self.terminal, self.cluster)
 
     def configure(self, **options: Any) -> SlurmCluster:
-        """Return a cluster of these options, the present one where it has them."""
-        wanted = {"accounting": False, "grace_time_s": 60, **options}
-        if self._cluster is None or wanted != self._options:
-            self.close()
-            self._cluster, self._options = SlurmCluster(proctrack=self.tracking, **wanted), wanted
-            self._cluster.start()
-        return self._cluster
+        """Return a cluster of these options, for this scenario."""
+        self._options = {**_USUAL, **options}
+        return self.cluster
 
     def close(self) -> None:
         """End the cluster."""
@@ -63,6 +64,7 @@ class Lab:
     @contextlib.contextmanager
     def played(self) -> Iterator[None]:
         """Leave the cluster as it was found, or none where a scenario failed."""
+        self._options = _USUAL
         try:
             yield
             if self._cluster is not None:
