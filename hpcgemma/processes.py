@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -21,3 +22,13 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def process_age_s() -> float:
+    """Return the seconds since this process was started, whatever it has been executed as since; 0.0 if unknown."""
+    started = process_start_ticks(os.getpid())
+    try:
+        uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return 0.0
+    return 0.0 if started is None else max(0.0, uptime_s - started / os.sysconf("SC_CLK_TCK"))

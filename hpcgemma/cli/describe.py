@@ -10,6 +10,7 @@ from hpcgemma import files
 from hpcgemma.cli import console
 from hpcgemma.runs import store
 from hpcgemma.runs.progress import Progress, read_progress, read_scores
+from hpcgemma.runs.restart import median_restart
 from hpcgemma.runs.state import RunState, RunStatus, chain_position, count_attempts, waiting_links
 from hpcgemma.runs.store import RunEntry
 from hpcgemma.runs.time_use import costs, predicted_ettr, time_use
@@ -85,7 +86,8 @@ def time_facts(entry: RunEntry, state: RunState, events: list[dict[str, Any]]) -
         for hours in _PREDICTED_AT_H
         if known is not None
     }
-    return use.as_mapping() | {"predicted_ettr": predicted}
+    parts = {part: round(seconds, 3) for part, seconds in median_restart(events).items()}
+    return use.as_mapping() | {"predicted_ettr": predicted, "restart_s": parts}
 
 
 def show_one(entry: RunEntry, state: RunState) -> None:
@@ -114,6 +116,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("time left", console.duration(facts["seconds_left"]) if running else ""),
             ("ETTR", _time_words(facts["time"])),
             ("predicted", _predicted_words(facts["time"])),
+            ("restart", _restart_words(facts["time"])),
             *(("answers", line) for line in _answers(facts["answers"])),
             ("folder", entry.path),
             ("result", facts["final"] or ""),
@@ -152,6 +155,14 @@ def _predicted_words(facts: dict[str, Any]) -> str:
     """Return what the ETTR would be if something ended the run so often without warning."""
     predicted = ", ".join(f"{ettr:.3f} every {every}" for every, ettr in facts["predicted_ettr"].items())
     return f"ETTR by unannounced interruptions: {predicted}" if predicted else ""
+
+
+def _restart_words(facts: dict[str, Any]) -> str:
+    """Return what a start takes, and which parts of it take most."""
+    parts = facts["restart_s"]
+    longest = sorted(parts, key=lambda part: -parts[part])[:3]
+    told = ", ".join(f"{part} {parts[part]:.1f} s" for part in longest)
+    return f"{sum(parts.values()):.1f} s from its nodes to its first step: {told}" if parts else ""
 
 
 def _last_ending(events: list[dict[str, Any]]) -> dict[str, Any] | None:

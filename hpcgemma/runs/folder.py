@@ -12,10 +12,10 @@ from hpcgemma import files, snapshot
 
 EventName = Literal[
     "submitted",  # a job was handed to the scheduler: job_id, by, links, lead_s
-    "began",  # an attempt has its nodes: attempt, job_id
+    "began",  # an attempt has its nodes: attempt, job_id, age_s of the supervisor
     "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks, code
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
-    "training",  # an attempt's first step begins: attempt, step
+    "training",  # an attempt's first step begins: attempt, step, parts of the start in seconds
     "straggler",  # a rank is slower than the others: attempt, rank, sentence
     "warned",  # a warning arrived: attempt, signal, cause
     "saved",  # a checkpoint was committed: step, samples, seconds, stall_s of the training, bytes

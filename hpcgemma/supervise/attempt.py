@@ -13,6 +13,7 @@ from typing import Any
 
 from hpcgemma import snapshot
 from hpcgemma.plan import Plan
+from hpcgemma.processes import process_age_s
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise import launchers
 from hpcgemma.supervise.allocation import Allocation, free_port, rank_threads
@@ -58,7 +59,8 @@ class Attempt:
 
     def run(self) -> Ending:
         """Run the attempt to its end and return why it ended."""
-        self.folder.record("began", attempt=self.number, job_id=self.allocation.job_id)
+        age_s = round(process_age_s(), 3)
+        self.folder.record("began", attempt=self.number, job_id=self.allocation.job_id, age_s=age_s)
         environment = self._environment()
         preparation = self._prepare(environment)
         if preparation is not None:

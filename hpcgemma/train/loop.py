@@ -42,6 +42,7 @@ from hpcgemma.train.save_schedule import SaveSchedule
 from hpcgemma.train.scoring import numbers_of, perplexity, score
 from hpcgemma.train.scoring.targets import judge, sentence_of
 from hpcgemma.train.signals import StopRequest, signal_name
+from hpcgemma.train.start_parts import StartParts
 
 _LAST_WAIT_S = 60.0
 """Seconds that a rank which fails gives a save that is written beside the training."""
@@ -73,6 +74,7 @@ class Trainer:
         device: What this rank computes on.
         stop: The wish to stop.
         heartbeat: This rank's sign of life.
+        parts: Of this rank's start; those from here on are noted in it.
     """
 
     def __init__(
@@ -85,9 +87,11 @@ class Trainer:
         device: torch.device,
         stop: StopRequest,
         heartbeat: Heartbeat,
+        parts: StartParts,
     ) -> None:
         self.folder, self.recipe, self.environment = folder, recipe, environment
         self.ranks, self.device, self.stop, self.heartbeat = ranks, device, stop, heartbeat
+        self._parts = parts
         self.agreed_signal = 0
         self.result: StepResult | None = None
         self.last_log = 0.0
@@ -125,8 +129,10 @@ class Trainer:
     def run(self) -> TrainingEnd:
         """Train to the end, or to a stop."""
         self.heartbeat.beat("loading")
+        self._parts.note("model")
         self.progress = self.checkpointing.resume(self.environment.attempt)
         self.monitors.resume(self.progress.step)
+        self._parts.note("checkpoint")
         self.log = (
             MetricsLog(
                 self.folder,
@@ -149,8 +155,10 @@ class Trainer:
         if not self._is_over():
             self.heartbeat.beat("rehearsing")
             self.learner.rehearse()
+        self._parts.note("rehearsal")
         if self.ranks.is_first:
-            self.folder.record("training", attempt=self.environment.attempt, step=progress.step)
+            parts = self._parts.seconds
+            self.folder.record("training", attempt=self.environment.attempt, step=progress.step, parts=parts)
         if progress.step == 0 and not self._score_answers("untrained"):
             return self._ending("stopped")
         micro_batches = iter(self._loader())

@@ -16,6 +16,7 @@ from hpcgemma.train.failures import attempt_number, failure_of, write_failure, w
 from hpcgemma.train.heartbeat import Heartbeat
 from hpcgemma.train.runfile import read_run
 from hpcgemma.train.signals import StopRequest
+from hpcgemma.train.start_parts import StartParts
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +44,13 @@ def run_rank(folder: RunFolder, stop: StopRequest) -> int:
         from hpcgemma.train.loop import Trainer
         from hpcgemma.train.ranks import Ranks
 
+        parts = StartParts()
+        parts.note("imports")
         heartbeat.beat("loading")
         hide_progress_bars()
         ranks = Ranks(environment, device)
-        end = Trainer(folder, run_id, recipe, environment, ranks, device, stop, heartbeat).run()
+        parts.note("meeting")
+        end = Trainer(folder, run_id, recipe, environment, ranks, device, stop, heartbeat, parts).run()
         if ranks.is_first:
             write_outcome(folder, environment.attempt, asdict(end))
             print(f"{end.outcome} at step {end.step} of {end.total_steps}", flush=True)
