@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcgemma.runs.restart import PARTS, restarts
 from tests.scenario import RECIPE, Terminal, Training, assert_same_training, wait_until
 
 
@@ -89,8 +90,14 @@ def test_a_killed_rank_is_relaunched_in_place(terminal: Terminal, reference: Tra
     assert time["ettr"] == pytest.approx(time["productive_s"] / used, abs=1e-3)
     assert 0 < time["ettr"] < 1
     assert time["predicted_ettr"].keys() == {"2 h", "24 h"}
+    assert tuple(time["restart_s"]) == PARTS
+    measured = restarts(run.events())
+    assert len(measured) == 2
+    started_s = run.events("training")[1]["time"] - run.events("began")[1]["time"]
+    assert sum(measured[1].values()) == pytest.approx(started_s, abs=0.1), "the job had begun before"
     words = terminal.call("status", run.name).stdout
     assert re.search(r"ETTR +0\.\d{3}: [\w ]+ productive, [\w ]+ saving, [\w ]+ restarting, [\w ]+ lost", words)
+    assert re.search(r"restart +[\d.]+ s from its nodes to its first step: \w+ [\d.]+ s, ", words)
     assert re.search(r"predicted +ETTR by unannounced interruptions: 0\.\d{3} every 2 h, 0\.\d{3} every 24 h", words)
 
 
