@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ CHANGES = {
 }
 PHASES = ("loading", "rehearsing", "training", "evaluating", "saving", "answering", "finishing")
 PATIENCE_S = 120.0
+PEERS_S = 5.0
+"""What the supervisor gives the others after the first failure."""
 
 
 class Bench:
@@ -97,8 +100,10 @@ def kill(bench: Bench, name: str, chance: random.Random) -> dict[str, Any]:
         _wait_for_the_moment(run, chance, life_s)
         phase = _phase(run)
         victims = run.ranks if chance.random() < 0.7 else [chance.choice(run.ranks)]
-        for rank in victims:  # of two ranks sometimes one alone, whose peer ends by itself
+        for rank in victims:  # of two ranks sometimes one alone, whose peer the supervisor would soon end
             rank.kill()
+        if len(victims) < len(run.ranks):
+            _end_peers(run)
         codes = run.wait()
         if all(code == 0 for code in codes):
             break  # it had ended by then
@@ -107,6 +112,15 @@ def kill(bench: Bench, name: str, chance: random.Random) -> dict[str, Any]:
     if problem is None:
         shutil.rmtree(run.folder.path)
     return {"failed": problem is not None, "ranks": ranks, "kills": kills, "problem": problem}
+
+
+def _end_peers(run: Run) -> None:
+    """End the ranks that do not end by themselves, such as one that waits for its peer to come."""
+    for rank in run.ranks:
+        try:
+            rank.wait(PEERS_S)
+        except subprocess.TimeoutExpired:
+            rank.kill()
 
 
 def _finish(run: Run, reference: Run, ranks: int) -> str | None:

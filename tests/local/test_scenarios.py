@@ -49,7 +49,7 @@ def test_a_warned_run_saves_and_goes_on_by_itself(terminal: Terminal, reference:
     assert_same_training(run, reference)
 
 
-@pytest.mark.slow  # the same on Slurm, in both of its ways, is in tests/slurm/test_runs.py
+@pytest.mark.slow  # the same on Slurm, in both of its ways, is in tests/faults/matrix
 def test_a_time_limit_is_survived(terminal: Terminal, reference: Training) -> None:
     profile = terminal.folder / "short.yaml"
     profile.write_text(

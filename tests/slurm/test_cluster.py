@@ -123,7 +123,7 @@ def test_preemption_sends_sigterm_to_the_steps_and_the_job_starts_again(
     preempt_and_check(small_cluster, signal_writer(""), tmp_path / "signals", "SIGTERM")
 
 
-@pytest.mark.slow  # tests/slurm/test_runs.py has whole runs under the same preemption
+@pytest.mark.slow  # tests/faults/matrix has whole runs under the same preemption
 def test_preemption_sends_the_signal_the_job_asked_for_where_the_site_allows_it(
     signal_writer: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -131,7 +131,7 @@ def test_preemption_sends_the_signal_the_job_asked_for_where_the_site_allows_it(
         preempt_and_check(cluster, signal_writer("#SBATCH --signal=USR2@60"), tmp_path / "signals", "SIGUSR2")
 
 
-@pytest.mark.slow  # tests/slurm/test_runs.py has whole runs under the same preemption
+@pytest.mark.slow  # tests/faults/matrix has whole runs under the same preemption
 def test_preemption_signals_the_steps_under_cgroup_too(
     cgroup_cluster: SlurmCluster, signal_writer: Callable[[str], str], tmp_path: Path
 ) -> None:
