@@ -46,10 +46,10 @@ def submit(
     from hpcgemma.cli import command_waiting, console
     from hpcgemma.executors import command_submission
     from hpcgemma.findings import refuse
-    from hpcgemma.slurm.client import SlurmClient
+    from hpcgemma.slurm.client import PATIENCE_S, SlurmClient
     from hpcgemma.supervise.command_job import run_command
 
-    client = SlurmClient()
+    client = SlurmClient(patience_s=PATIENCE_S, on_silence=console.say)
     if dry_run:
         script = command_submission.preview_command(plan, job)
         for finding in findings:

@@ -50,10 +50,10 @@ def resume(
     from hpcgemma.runs import store, tracking
     from hpcgemma.runs.measurement import need_of
     from hpcgemma.runs.state import RunStatus
-    from hpcgemma.slurm.client import SlurmClient
+    from hpcgemma.slurm.client import PATIENCE_S, SlurmClient
     from hpcgemma.supervise.supervisor import supervise
 
-    client = SlurmClient()
+    client = SlurmClient(patience_s=PATIENCE_S, on_silence=console.say)
     if run is not None:
         entry = choosing.require_run(run)
     else:

@@ -65,7 +65,7 @@ def submit(
     from hpcgemma.recipes import load_recipe
     from hpcgemma.recipes.paths import with_absolute_paths
     from hpcgemma.runs import store
-    from hpcgemma.slurm.client import SlurmClient
+    from hpcgemma.slurm.client import PATIENCE_S, SlurmClient
     from hpcgemma.strategy import with_strategy
     from hpcgemma.supervise.supervisor import supervise
 
@@ -87,7 +87,7 @@ def submit(
         model_config=model_config,
     )
     recipe = with_strategy(recipe, plan.strategy)
-    client = SlurmClient()
+    client = SlurmClient(patience_s=PATIENCE_S, on_silence=console.say)
     choice: Choice | None = None
     findings = preflight.check_recipe(plan, recipe, model_config)
     notes = preflight.note_recipe(plan, recipe, model_config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,10 @@ _KEPT = ("SLURM_CONF",)
 
 # Before any Slurm job: sacct must be given some start, or it looks at today only.
 _LONG_AGO = datetime(2000, 1, 1)
+
+PATIENCE_S = 30.0
+"""For which a command that submits asks again: a controller that restarts, or hangs for a moment, is back by then."""
+_BETWEEN_QUESTIONS_S = 1.0
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -50,14 +55,24 @@ class SlurmClient:
     Args:
         timeout_s: Seconds a command may take. Slurm's own (MessageTimeout, 10 s by default) should come
             first.
+        patience_s: Seconds for which a question is asked again while Slurm is silent.
+        on_silence: Told once, in a sentence, that Slurm is asked again.
 
     Attributes:
         accounting_problem: Why the last look into the accounting failed; empty if it worked or none was
             needed.
     """
 
-    def __init__(self, timeout_s: float = 60) -> None:
+    def __init__(
+        self,
+        timeout_s: float = 60,
+        *,
+        patience_s: float = 0,
+        on_silence: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.timeout_s = timeout_s
+        self._patience_s, self._on_silence = patience_s, on_silence
+        self._silence_is_told = False
         self.accounting_problem = ""
         self._accounting_disabled = False
 
@@ -241,12 +256,22 @@ class SlurmClient:
 
     def _ask(self, argv: list[str], *, expected: tuple[refusals.Failure, ...] = (), harmless: str = "") -> _Answer:
         """Run a command that must succeed, save for the failures that are expected or harmless."""
-        answer = self._run(argv, _reading_environment())
-        if answer.succeeded or (harmless and harmless in answer.complaint.lower()):
-            return answer
-        failure = refusals.failure_of(answer.complaint)
-        if not answer.complete or failure in ("unreachable", "answer lost"):
-            raise refusals.controller_silent(argv[0], answer.complaint)
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            answer = self._run(argv, _reading_environment())
+            if answer.succeeded or (harmless and harmless in answer.complaint.lower()):
+                return answer
+            failure = refusals.failure_of(answer.complaint)
+            if answer.complete and failure not in ("unreachable", "answer lost"):
+                break
+            if time.monotonic() > deadline:
+                raise refusals.controller_silent(argv[0], answer.complaint)
+            if not self._silence_is_told:
+                self._silence_is_told = True
+                self._on_silence(
+                    f"Slurm's controller does not answer '{argv[0]}'; asking again, for {self._patience_s:g} s at most"
+                )
+            time.sleep(_BETWEEN_QUESTIONS_S)
         if failure in expected:
             return answer
         called = " ".join(argv[:3])

@@ -194,6 +194,22 @@ def test_our_own_patience_ends_too_when_the_controller_hangs(cluster: SlurmClust
         cluster.resume_controller()
 
 
+def test_a_question_is_asked_again_while_the_controller_hangs_for_a_moment(cluster: SlurmCluster) -> None:
+    told: list[str] = []
+
+    def hear(sentence: str) -> None:
+        told.append(sentence)
+        cluster.resume_controller()
+
+    cluster.pause_controller()
+    try:
+        patient = SlurmClient(timeout_s=0.5, patience_s=30, on_silence=hear)
+        assert patient.config()["JobRequeue"] == "1"
+    finally:
+        cluster.resume_controller()
+    assert told == ["Slurm's controller does not answer 'scontrol'; asking again, for 30 s at most"]
+
+
 def test_without_slurmdbd_jobs_are_still_answered_and_the_reason_is_remembered(
     cluster: SlurmCluster, client: SlurmClient, tmp_path: Path
 ) -> None:
