@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -60,6 +61,7 @@ def successor_and_requeue(lab: Lab) -> Observation:
 def submitted_twice(lab: Lab) -> Observation:
     """Two terminals submit a run of one name at once."""
     name = f"submitted-twice-{lab.tracking}"
+    shutil.rmtree(Path(lab.terminal.environment["HPCGEMMA_RUNS_DIR"]) / name, ignore_errors=True)
     command = ("submit", "--profile", SUCCESSOR, "--recipe", str(RECIPE), "--name", name, "--json")
     both = [lab.login.start(*command) for _ in range(2)]
     for process in both:
