@@ -311,11 +311,32 @@ def test_a_refusal_we_do_not_know_quotes_slurm() -> None:
         ("requeue_unknown", "unknown job"),
         ("start_now_unknown", "unknown job"),
         ("requeue_pending", "other"),
+        ("requeue_forbidden", "other"),
+        ("time_limit_unknown", "unknown job"),
+        ("batch_unknown", "unknown job"),
         ("refused_account", "other"),
     ],
 )
 def test_a_failure_of_the_controller_is_told_from_one_of_the_job(case: str, failure: str) -> None:
     assert refusals.failure_of(complaint(case)) == failure
+
+
+# --- orders ----------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_a_job_are_those_that_srun_started_the_newest_last() -> None:
+    assert commands.parse_steps(output("steps")) == ["1016.1"]
+    assert commands.parse_steps("7.batch\n7.10\n7.extern\n7.9\n") == ["7.9", "7.10"]
+    assert commands.parse_steps(output("steps_unknown")) == []
+
+
+def test_a_job_is_signalled_through_its_batch_script_or_one_of_its_steps() -> None:
+    assert commands.signal_batch_argv("12", "USR2") == ["scancel", "--signal=USR2", "--batch", "12"]
+    assert commands.signal_step_argv("12.1", "KILL") == ["scancel", "--signal=KILL", "12.1"]
+
+
+def test_a_time_limit_is_set_in_minutes() -> None:
+    assert commands.set_time_limit_argv("12", 5) == ["scontrol", "update", "JobId=12", "TimeLimit=5"]
 
 
 # --- values ----------------------------------------------------------------------------------------------------

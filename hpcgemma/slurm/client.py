@@ -13,10 +13,10 @@ from pathlib import Path
 from hpcgemma.errors import InputError, SchedulerError
 from hpcgemma.slurm import commands, refusals
 from hpcgemma.slurm.records import JobDetails, JobRecord, NodeGroup
-from hpcgemma.slurm.refusals import SubmitRefused, SubmitTimeout
+from hpcgemma.slurm.refusals import OrderRefused, SubmitRefused, SubmitTimeout
 from hpcgemma.slurm.site import Partition, Qos, Site, partition_of, qos_of, site_of
 
-__all__ = ["SlurmClient", "SubmitRefused", "SubmitTimeout", "clean_environment"]
+__all__ = ["OrderRefused", "SlurmClient", "SubmitRefused", "SubmitTimeout", "clean_environment"]
 
 # What changes what Slurm's commands do or print: from the user's shell, or from the job we are inside of.
 _LEAKING = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
@@ -140,6 +140,11 @@ class SlurmClient:
         answer = self._ask(commands.show_job_argv(job_id), expected=("unknown job",))
         return commands.parse_show_job(answer.output)
 
+    def steps(self, job_id: str) -> list[str]:
+        """Return the steps of a running job that srun has started, as ``1234.0``, oldest first."""
+        _check_job_ids([job_id])
+        return commands.parse_steps(self._ask(commands.steps_argv(job_id), expected=("unknown job",)).output)
+
     def config(self) -> dict[str, str]:
         """Return the site's configuration, as ``{"JobRequeue": "1", …}``."""
         return commands.parse_show_config(self._ask(commands.show_config_argv()).output)
@@ -210,7 +215,8 @@ class SlurmClient:
         """Put a job back into the queue; a running one is ended first, a pending one stays as it is.
 
         Raises:
-            SchedulerError: Slurm does not know the job, or requeueing is off for it or for the site.
+            OrderRefused: Slurm does not know the job, or requeueing is off for it or for the site.
+            SchedulerError: Slurm does not answer.
         """
         _check_job_ids([job_id])
         self._ask(commands.requeue_argv(job_id), harmless="is pending execution")
@@ -222,6 +228,35 @@ class SlurmClient:
         """
         _check_job_ids([job_id])
         self._ask(commands.start_now_argv(job_id))
+
+    def set_time_limit(self, job_id: str, minutes: int) -> None:
+        """Give a job another time limit, counted from its start.
+
+        Raises:
+            OrderRefused: It is longer and the job runs, or Slurm does not know the job.
+            SchedulerError: Slurm does not answer.
+        """
+        _check_job_ids([job_id])
+        self._ask(commands.set_time_limit_argv(job_id, minutes))
+
+    def signal_batch(self, job_id: str, signal: str) -> None:
+        """Send a signal, by its name without SIG, to a job's batch script; KILL ends the job as FAILED.
+
+        Raises:
+            OrderRefused: Slurm does not know the job, or it is not running.
+            SchedulerError: Slurm does not answer.
+        """
+        _check_job_ids([job_id])
+        self._ask(commands.signal_batch_argv(job_id, signal))
+
+    def signal_step(self, step_id: str, signal: str) -> None:
+        """Send a signal, by its name without SIG, to the ranks of a step.
+
+        Raises:
+            OrderRefused: There is no such step.
+            SchedulerError: Slurm does not answer.
+        """
+        self._ask(commands.signal_step_argv(step_id, signal))
 
     # --- running --------------------------------------------------------------------------------------------
 
@@ -275,7 +310,7 @@ class SlurmClient:
         if failure in expected:
             return answer
         called = " ".join(argv[:3])
-        raise SchedulerError(
+        raise OrderRefused(
             f"Slurm's command '{called}' failed: {refusals.own_words(answer.complaint)}",
             "check the job id with 'squeue --me'; if the command is refused, the site's support can tell why",
         )

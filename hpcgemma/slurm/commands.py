@@ -41,6 +41,7 @@ _SACCT_FIELDS = (
 _SINFO_FIELDS = tuple("DcmlaTG")
 _QOS_FIELDS = ("Name", "PreemptMode", "GraceTime", "Preempt")
 _JOB_ID = re.compile(r"[1-9]\d*(_\d+)?")
+_STEP_ID = re.compile(r"(?P<job>[1-9]\d*)\.(?P<number>\d+)")
 
 # Node states in which jobs can be placed, now or when the present ones end.
 _USABLE_NODE_STATES = {"idle", "mixed", "allocated", "completing", "planned", "reserved"}
@@ -96,6 +97,18 @@ def parse_squeue(output: str) -> list[JobRecord]:
             )
         )
     return records
+
+
+def steps_argv(job_id: str) -> list[str]:
+    """Return the call that lists the steps of a running job."""
+    return ["squeue", "--steps", "--noheader", f"--jobs={job_id}", "--format=%i"]
+
+
+def parse_steps(output: str) -> list[str]:
+    """Return the steps that srun has started, as ``1234.0``, oldest first; the batch script's own is none of them."""
+    found = (_STEP_ID.fullmatch(line.strip()) for line in output.splitlines())
+    steps = [(int(match["number"]), match.group()) for match in found if match]
+    return [step for _, step in sorted(steps)]
 
 
 # --- sacct --------------------------------------------------------------------------------------------------
@@ -238,6 +251,15 @@ def start_now_argv(job_id: str) -> list[str]:
     return ["scontrol", "update", f"JobId={job_id}", f"StartTime=now+{SAFE_REQUEUE_WAIT_S}"]
 
 
+def set_time_limit_argv(job_id: str, minutes: int) -> list[str]:
+    """Return the call that gives a job another time limit, counted from its start.
+
+    Anybody may shorten the limit of a job of their own, and lengthen that of a pending one again; of a running one only
+    an administrator may (22.05.8).
+    """
+    return ["scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}"]
+
+
 def show_config_argv() -> list[str]:
     """Return the call that shows the site's configuration."""
     return ["scontrol", "show", "config"]
@@ -346,3 +368,17 @@ def parse_sbatch(output: str) -> str | None:
 def scancel_argv(job_ids: Sequence[str]) -> list[str]:
     """Return the call that cancels jobs; ids that Slurm does not know any more do no harm."""
     return ["scancel", *job_ids]
+
+
+def signal_batch_argv(job_id: str, signal: str) -> list[str]:
+    """Return the call that sends a signal to a job's batch script, and to no rank.
+
+    KILL ends the job as FAILED. Without ``--batch``, and with ``--full`` too, KILL would cancel it, SIGTERM first and
+    KillWait before the end (22.05.8).
+    """
+    return ["scancel", f"--signal={signal}", "--batch", job_id]
+
+
+def signal_step_argv(step_id: str, signal: str) -> list[str]:
+    """Return the call that sends a signal to the ranks of a step."""
+    return ["scancel", f"--signal={signal}", step_id]

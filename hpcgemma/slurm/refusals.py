@@ -16,6 +16,10 @@ class SubmitRefused(SchedulerError):  # noqa: N818 - its base class says that it
     """Slurm refused the job; nothing will run."""
 
 
+class OrderRefused(SchedulerError):  # noqa: N818 - its base class says that it is an error
+    """Slurm refused what a job was to be told; the job is as it was."""
+
+
 Failure = Literal["unreachable", "answer lost", "unknown job", "accounting disabled", "other"]
 
 # Slurm's texts: src/common/slurm_errno.c. The connection was never made, so nothing was asked.

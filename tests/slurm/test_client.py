@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcgemma.errors import InputError, SchedulerError
-from hpcgemma.slurm.client import SlurmClient, SubmitRefused, SubmitTimeout, clean_environment
+from hpcgemma.slurm.client import OrderRefused, SlurmClient, SubmitRefused, SubmitTimeout, clean_environment
 
 from .cluster import SlurmCluster
 
@@ -118,6 +118,27 @@ def test_a_requeued_job_starts_soon_when_told_to_and_keeps_each_attempt(
     assert (details.record.restarts, details.requeue, details.preempt_time) == (1, True, None)
     cluster.wait_for(lambda: len(client.attempts(job_id)) == 2, "the accounting to know both")
     assert client.attempts(job_id)[0].state == "REQUEUED"
+
+
+def test_a_killed_step_leaves_its_job_alone_and_a_killed_batch_script_fails_it(
+    cluster: SlurmCluster, client: SlurmClient, tmp_path: Path
+) -> None:
+    body = "srun sleep 1000; exec srun sleep 1000"
+    job_id = client.submit(script(tmp_path, "#SBATCH --no-requeue", "#SBATCH --time=20", body))
+    cluster.wait_for(lambda: client.steps(job_id) == [f"{job_id}.0"], "the first step")
+
+    client.signal_step(f"{job_id}.0", "KILL")
+    cluster.wait_for(lambda: client.steps(job_id) == [f"{job_id}.1"], "the second step")
+    client.set_time_limit(job_id, 5)
+    assert (client.jobs([job_id])[job_id].state, client.jobs([job_id])[job_id].time_limit_min) == ("RUNNING", 5)
+    with pytest.raises(OrderRefused, match=f"'scontrol requeue {job_id}' failed: .* presently disabled"):
+        client.requeue(job_id)
+
+    client.signal_batch(job_id, "KILL")
+    cluster.wait_for(lambda: client.jobs([job_id])[job_id].state == "FAILED", "the end of the job")
+    details = client.show_job(job_id)
+    assert details is not None
+    assert details.record.signal == 9
 
 
 def test_a_cancelled_job_is_cancelled_and_an_unknown_one_is_no_error(
