@@ -32,3 +32,22 @@ def process_age_s() -> float:
     except (OSError, ValueError):
         return 0.0
     return 0.0 if started is None else max(0.0, uptime_s - started / os.sysconf("SC_CLK_TCK"))
+
+
+def child_pids(pid: int) -> list[int]:
+    """Return the processes that a process has started and that live, oldest first; none where it is gone."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(word) for word in path.read_text(encoding="ascii").split()]
+        except OSError:
+            continue
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process, its words parted by spaces; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", errors="replace").strip()
+    except OSError:
+        return ""

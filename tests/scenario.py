@@ -55,20 +55,20 @@ class Terminal:
             start_new_session=True,
         )
 
-    def call(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str, code: int = 0, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and check its exit code."""
         process = self.start(*arguments)
         try:
-            out, err = process.communicate(timeout=TIMEOUT_S)
+            out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def json(self, *arguments: str) -> Any:
+    def json(self, *arguments: str, timeout_s: float = TIMEOUT_S) -> Any:
         """Return what a command prints with ``--json``."""
-        return json.loads(self.call(*arguments, "--json").stdout)
+        return json.loads(self.call(*arguments, "--json", timeout_s=timeout_s).stdout)
 
     def submit(self, name: str, profile: str, *more: str) -> Training:
         """Submit the test recipe."""

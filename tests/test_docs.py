@@ -132,6 +132,16 @@ MESSAGES = [
     "the copy of hpcgemma with which run began is gone",
     "was written by another version of hpcgemma",
     "the data or its settings changed since this run began",
+    "there is no act in a drill",
+    "has no GPU (device: cpu)",
+    "it was refused",
+    "steps were lost, where should be",
+    "steps that were made twice have another loss",
+    "the run stood still until it was resumed by hand",
+    "the run did not come back",
+    "nothing came of it: the run trained on",
+    "not done, since the run ended before",
+    "stopped in the moment of",
 ]
 
 

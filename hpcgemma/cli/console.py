@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,10 @@ STATUS_STYLE = {
     "CANCELLED": "dim",
     "UNKNOWN": "dim",
 }
+
+
+_WIDTH = 160
+"""Columns of a table that is not shown on a terminal."""
 
 
 def say(text: str) -> None:
@@ -55,12 +60,26 @@ def duration(seconds: float | None) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; a column named STATE is coloured."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 160
+        console.width = _WIDTH
+    console.print(_grid(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as lines of text, without colours."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    Console(file=file, highlight=False, width=_WIDTH).print(_grid(columns, rows))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         grid.add_column(column, overflow="fold")
@@ -71,7 +90,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
                 for column, cell in zip(columns, row, strict=True)
             )
         )
-    console.print(grid)
+    return grid
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> None:

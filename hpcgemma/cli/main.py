@@ -13,6 +13,7 @@ from hpcgemma.errors import HpcGemmaError, InputError
 
 COMMANDS = {
     "doctor": "Say what will happen to a job here, and what is at risk.",
+    "drill": "Warn, end and kill a tiny run; report what came of it.",
     "data": "Look at a recipe's data, count it, prepare it ahead.",
     "submit": "Plan, check, render and submit a run.",
     "status": "Show where runs stand, and why.",

@@ -30,6 +30,7 @@ EventName = Literal[
     "changed",  # the launcher resumes it otherwise: settings, walltime, allowed
     "hastened",  # the launcher ended the wait of a requeued job: job_id
     "cancelled",  # the user asked for the end: job_id
+    "drilled",  # `hpcgemma drill` did something to the run on purpose: act, attempt, command, refused
     "finished",  # final/ is complete: step
     "failed",  # the run cannot go on by itself: sentence, hint
 ]
@@ -114,6 +115,16 @@ class RunFolder:
     def final_dir(self) -> Path:
         """Model and tokenizer, loadable with from_pretrained; it exists only when it is complete."""
         return self.path / "final"
+
+    @property
+    def drill_file(self) -> Path:
+        """What `hpcgemma drill` saw of this run, as JSON."""
+        return self.path / "drill.json"
+
+    @property
+    def drill_text_file(self) -> Path:
+        """The same as it was printed."""
+        return self.path / "drill.txt"
 
     @property
     def tensorboard_dir(self) -> Path:
