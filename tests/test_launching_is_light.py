@@ -20,7 +20,7 @@ def modules_after(code: str) -> set[str]:
         "hpcgemma.cli.main",
         "hpcgemma.cli.submit",
         "hpcgemma.cli.drill",
-        "hpcgemma.drill.rehearsal",
+        "hpcgemma.cli.rehearsing",
         "hpcgemma.cli.status",
         "hpcgemma.cli.resume",
         "hpcgemma.cli.cancel",

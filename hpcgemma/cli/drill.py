@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,14 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpcgemma.drill.acts import Act
-    from hpcgemma.drill.rehearsal import Rehearsal
-    from hpcgemma.drill.report import Prediction, Report
     from hpcgemma.drill.training import On
     from hpcgemma.plan import Plan
-    from hpcgemma.runs.store import RunEntry
-    from hpcgemma.slurm.client import SlurmClient
 
-INTERRUPTED_CODE = 130
 _ACTS = (
     "warned",
     "ranks-killed",
@@ -90,7 +85,7 @@ def drill(
     from pathlib import Path
 
     from hpcgemma import hub, preflight, userconfig
-    from hpcgemma.cli import chain, console
+    from hpcgemma.cli import chain, console, rehearsing
     from hpcgemma.cli.submit import show_notes, show_preview
     from hpcgemma.destination import ask_destination
     from hpcgemma.drill import training
@@ -150,7 +145,17 @@ def drill(
 
     entry, job_id = submission.submit_new(plan, profile, recipe, folder_of_runs, client, supervise)
     console.say(f"submitted run {entry.name} as job {job_id}; folder {entry.path}")
-    return _rehearse(entry, plan, client, acts, prediction, place.sentence, recipe.checkpoint.every_steps, as_json)
+    interval = recipe.checkpoint.every_steps
+    return rehearsing.rehearse(
+        entry,
+        plan,
+        client,
+        acts,
+        prediction,
+        place=place.sentence,
+        interval=interval if isinstance(interval, int) else training.INTERVAL,
+        as_json=as_json,
+    )
 
 
 def show_acts(plan: Plan, sentence: str, acts: Sequence[Act]) -> None:
@@ -163,126 +168,3 @@ def show_acts(plan: Plan, sentence: str, acts: Sequence[Act]) -> None:
     console.say(f"a drill of {size} {sentence}{where}{limit}")
     for number, act in enumerate(acts, start=1):
         console.say(f"  act {number} of {len(acts)}, {act.value}: {act.intent}")
-
-
-def _rehearse(
-    entry: RunEntry,
-    plan: Plan,
-    client: SlurmClient,
-    acts: Sequence[Act],
-    prediction: Prediction,
-    place: str,
-    interval: Any,
-    as_json: bool,
-) -> int:
-    """Go through the acts with a line that says where they stand, report, and return the exit code."""
-    from hpcgemma.cli import console, describe
-    from hpcgemma.drill import training
-    from hpcgemma.drill.rehearsal import Rehearsal
-    from hpcgemma.drill.stage import LocalStage, SlurmStage
-    from hpcgemma.errors import HpcGemmaError
-    from hpcgemma.runs.progress import read_progress
-
-    interval = interval if isinstance(interval, int) else training.INTERVAL
-    stage = SlurmStage(plan, client) if plan.scheduler == "slurm" else LocalStage(plan)
-    with console.progress() as line:
-
-        def show(words: str) -> None:
-            figures = read_progress(entry.folder)
-            if figures is None or not figures.total_steps:
-                line.show(words)
-            else:
-                line.show(words, figures.step, figures.total_steps, describe.figures(figures))
-
-        rehearsal = Rehearsal(entry, plan, client, stage, interval=interval, show=show)
-        code, trouble = 0, None
-        try:
-            _end_as_by_ctrl_c()
-            rehearsal.run(acts)
-        except KeyboardInterrupt:
-            code = INTERRUPTED_CODE
-        except HpcGemmaError as error:
-            code, trouble = error.exit_code, error
-    if code:
-        _abandon(rehearsal, entry)
-    report = _report(rehearsal, entry, acts, prediction, place, interval)
-    _keep_and_show(report, entry, as_json)
-    if trouble is not None:
-        raise trouble
-    return code or int(report.has_failed)
-
-
-def _end_as_by_ctrl_c() -> None:
-    """Let a terminal that closes, and a kill, end the drill as Ctrl-C does: the run is cancelled, not left behind."""
-    import signal
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
-            signal.signal(number, signal.default_int_handler)
-
-
-def _abandon(rehearsal: Rehearsal, entry: RunEntry) -> None:
-    from hpcgemma.cli import console
-    from hpcgemma.errors import SchedulerError
-
-    try:
-        rehearsal.abandon()
-        console.say(f"\nrun {entry.name} is cancelled: it saves and ends")
-    except SchedulerError as error:
-        console.say(f"\nrun {entry.name} could not be cancelled: {error.problem}; later: hpcgemma cancel {entry.name}")
-
-
-def _report(
-    rehearsal: Rehearsal, entry: RunEntry, acts: Sequence[Act], prediction: Prediction, place: str, interval: int
-) -> Report:
-    import dataclasses
-
-    from hpcgemma.drill.outcome import outcome_of
-    from hpcgemma.drill.report import Report, remarks_on
-    from hpcgemma.files import read_json_lines
-    from hpcgemma.runs.lead import lead_of
-
-    events, metrics = entry.folder.events(), list(read_json_lines(entry.folder.metrics_file))
-    deeds = rehearsal.deeds
-    ends = [*(deed.at for deed in deeds[1:]), None]
-    outcomes = tuple(
-        outcome_of(deed, events, metrics, interval=interval, until=end)
-        for deed, end in zip(deeds, ends[-len(deeds) :], strict=True)
-    )
-    limited = next((deed.job_id for deed in deeds if deed.limit_at is not None), None)
-    if limited is not None:
-        prediction = dataclasses.replace(prediction, lead_s=lead_of(events, limited, prediction.lead_s))
-    return Report(
-        run=entry.name,
-        folder=entry.path,
-        profile=entry.profile,
-        place=place,
-        interval=interval,
-        planned=tuple(acts),
-        outcomes=outcomes,
-        remarks=remarks_on(outcomes, prediction),
-        end=rehearsal.end,
-    )
-
-
-def _keep_and_show(report: Report, entry: RunEntry, as_json: bool) -> None:
-    """Print the report, and keep it in the run folder in both forms."""
-    import json
-
-    from hpcgemma import files
-    from hpcgemma.cli import console
-    from hpcgemma.drill.report import COLUMNS, lines_of, rows
-
-    text = "\n".join([console.table_text(COLUMNS, rows(report.outcomes)), *lines_of(report)]) + "\n"
-    try:
-        files.write_atomically(entry.folder.drill_file, json.dumps(report.as_mapping(), indent=2) + "\n")
-        files.write_atomically(entry.folder.drill_text_file, text)
-    except OSError as error:
-        console.say(f"the report could not be kept in {entry.path}: {error.strerror}")
-    if as_json:
-        console.result_json(report.as_mapping())
-        return
-    console.table(COLUMNS, rows(report.outcomes))
-    for line in lines_of(report):
-        console.result(line)
-    console.say(f"kept in {entry.folder.drill_text_file} and {entry.folder.drill_file.name}")

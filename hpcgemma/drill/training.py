@@ -55,6 +55,7 @@ def settings_of(acts: Sequence[Act], *, ranks: int, nodes: int) -> list[str]:
         f"training.max_steps={steps}",
         "training.micro_batch=4",
         "schedule.name=constant",
+        "schedule.warmup=20",
         "evaluation.every_steps=null",
         "evaluation.generation=null",
         f"checkpoint.every_steps={INTERVAL}",
