@@ -19,6 +19,7 @@ PROFILES = Path(__file__).parent.parent / "profiles"
 SUCCESSOR = str(PROFILES / "leonardo_test.yaml")
 TIMEOUT_S = 800  # six starts, and Slurm's clock
 ONE_RANK = ("--set", "resources.gpus_per_node=1")  # the other test has two
+SPOT = str(PROFILES / "leonardo_spot.yaml")
 REQUEUE = str(PROFILES / "leonardo_requeue.yaml")
 
 
@@ -78,7 +79,7 @@ def test_what_a_site_refuses_is_said_and_the_other_acts_are_done(terminal: Termi
     require_cgroup()
     tool = tmp_path / "scontrol"
     tool.write_text(
-        '#!/bin/sh\nif [ "$1" = requeue ] && [ -z "$SLURM_JOB_ID" ]; then\n'
+        '#!/bin/sh\nif [ "$1" = requeue ] && [ -z "$HPCGEMMA_RUN" ]; then\n'
         f'echo "Access/permission denied for job $2" >&2; exit 1; fi\nexec {shutil.which("scontrol")} "$@"\n'
     )
     tool.chmod(0o755)
@@ -91,3 +92,19 @@ def test_what_a_site_refuses_is_said_and_the_other_acts_are_done(terminal: Termi
     assert remarks(report)["requeue"]["differs"] is True
     assert acts["time-limit"]["way"] == "requeue"
     assert acts["time-limit"]["note"] == ""
+
+
+@pytest.mark.slow
+def test_where_a_job_waits_ahead_it_goes_on_with_a_run_whose_job_was_killed(login: Terminal) -> None:
+    report = login.json("drill", "--profile", SPOT, "--act", "job-killed", *ONE_RANK, timeout_s=TIMEOUT_S)
+    killed = by_act(report)["job-killed"]
+    assert (killed["way"], killed["stood_still"]) == ("link", "")
+    assert killed["job_after"] != killed["job_id"]
+    assert remarks(report)["killed job"] == {
+        "topic": "killed job",
+        "seen": f"The run went on in the next link, {killed['back_after_s']:.0f} s later, {killed['lost_steps']} steps "
+        "lost.",
+        "told": "the next link of the chain goes on",
+        "source": "hpcgemma expects",
+        "differs": False,
+    }
