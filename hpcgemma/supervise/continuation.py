@@ -14,7 +14,7 @@ from hpcgemma.runs.lead import warning_lead_s
 from hpcgemma.runs.measurement import need_of
 from hpcgemma.runs.store import job_ids
 from hpcgemma.runs.tracking import link_pickle
-from hpcgemma.slurm.client import SlurmClient
+from hpcgemma.slurm.client import OrderRefused, SlurmClient
 from hpcgemma.slurm.submission import submit_once
 from hpcgemma.supervise.allocation import Allocation
 
@@ -113,14 +113,18 @@ def continuation_of(plan: Plan, folder: RunFolder, allocation: Allocation, clien
 def go_on(continuation: Continuation, fallback: Continuation | None) -> Continued:
     """Go on in the chosen way, or in the other one where the site forbids the first.
 
+    A requeue of which no answer came may have been done: then a successor would be one job too many.
+
     Raises:
-        SubmitRefused: Slurm refused both.
+        SubmitRefused: Slurm refused both, a submission first.
+        OrderRefused: Slurm refused both, the requeue first.
         SchedulerError: Slurm did not answer.
     """
     try:
         return continuation.go_on()
     except SchedulerError as first:
-        if fallback is None:
+        may_be_done = isinstance(continuation, Requeue) and not isinstance(first, OrderRefused)
+        if fallback is None or may_be_done:
             raise
         try:
             return fallback.go_on()

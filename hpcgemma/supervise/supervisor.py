@@ -228,8 +228,11 @@ class Supervisor:
             self._note_continued(ways.Continued("link", link))
             return
         way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client)
-        with_fallback = may_requeue and isinstance(way, ways.Successor)
-        fallback = ways.Requeue(self.allocation, self.client) if with_fallback else None
+        fallback: ways.Continuation | None = None
+        if isinstance(way, ways.Requeue):
+            fallback = ways.Successor(self.plan, self.folder, self.allocation, self.client)
+        elif isinstance(way, ways.Successor) and may_requeue:
+            fallback = ways.Requeue(self.allocation, self.client)
         self._note_continued(ways.go_on(way, fallback))
 
     def _go_on_at_last(self, ending: Ending) -> None:
