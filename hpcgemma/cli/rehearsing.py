@@ -116,6 +116,7 @@ def _report(
         run=entry.name,
         folder=entry.path,
         profile=entry.profile,
+        scheduler=entry.scheduler,
         place=place,
         interval=interval,
         planned=tuple(acts),

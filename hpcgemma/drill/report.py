@@ -12,7 +12,10 @@ from hpcgemma.drill.acts import Act
 from hpcgemma.drill.outcome import Outcome
 from hpcgemma.fate import Choice, fates
 
-COLUMNS = ("ACT", "NOTICED", "SAVED IN", "BACK", "IN QUEUE", "RESTART", "RESUMED AT", "LOST", "SAME BITS", "WENT ON")
+COLUMNS = ("ACT", "SEEN", "SAVED", "BACK", "QUEUE", "START", "STEP", "LOST", "SAME", "WENT ON")
+"""Of the table, which fits a terminal of 80 columns. SEEN: noticed after; SAVED: saved in; BACK: back after, of which
+QUEUE without nodes and START from having nodes to the first step; STEP: resumed at; LOST: steps made again, and how
+many would be as promised; SAME: of the steps that were made twice, how many are the same in every bit."""
 _WAYS = {
     "in place": "in the same allocation",
     "successor": "in a successor",
@@ -59,6 +62,7 @@ class Report:
     run: str
     folder: str
     profile: str
+    scheduler: str
     place: str
     interval: int
     planned: tuple[Act, ...]
@@ -111,8 +115,8 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     if outcome.deed.refused:
         return (act, *[""] * (len(COLUMNS) - 2), "refused")
     repeated = outcome.repeated_steps
-    same = "" if not repeated else f"{repeated - outcome.differing_steps} of {repeated}"
-    allowed = f" (<= {outcome.allowed_loss})" if outcome.allowed_loss else ""
+    same = f"{repeated - outcome.differing_steps}/{repeated}" if repeated else ""
+    allowed = f"/{outcome.allowed_loss}" if outcome.allowed_loss else ""
     return (
         act,
         _seconds(outcome.noticed_after_s),
@@ -120,15 +124,17 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         _seconds(outcome.back_after_s),
         _seconds(outcome.queued_s),
         _seconds(outcome.restart_s),
-        "" if outcome.resumed_step is None else f"step {outcome.resumed_step}",
+        "" if outcome.resumed_step is None else str(outcome.resumed_step),
         f"{outcome.lost_steps}{allowed}" if outcome.is_back else "",
         same,
-        _WAYS[outcome.way],
+        outcome.way or "not at all",
     )
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} s"
+    if value is None:
+        return ""
+    return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
 
 
 def remarks_on(outcomes: Sequence[Outcome], prediction: Prediction) -> tuple[Remark, ...]:
@@ -282,7 +288,7 @@ def _not_drilled(prediction: Prediction) -> list[Remark]:
 
 def lines_of(report: Report) -> list[str]:
     """Return what follows the table, line by line."""
-    lines = ["what this cluster does" if report.profile != "local" else "what this machine does"]
+    lines = [f"what this {'cluster' if report.scheduler == 'slurm' else 'machine'} does"]
     for remark in report.remarks:
         lines.append(f"  {remark.topic}: {remark.seen}")
         if remark.told:
