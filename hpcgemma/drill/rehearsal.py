@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcgemma.drill.acts import Act, Deed, is_ready, training_attempt
-from hpcgemma.drill.stage import Stage
+from hpcgemma.drill.stage import Done, Stage
 from hpcgemma.errors import HpcGemmaError, SchedulerError
 from hpcgemma.executors import ending
 from hpcgemma.plan import Plan
@@ -200,18 +200,20 @@ class Rehearsal:
         self._asked_at = float("-inf")
         return deed
 
-    def _try(self, act: Act, job_id: str) -> Any:
-        for tries_left in reversed(range(_SILENT_TRIES)):
+    def _try(self, act: Act, job_id: str) -> Done:
+        """Do an act, and while Slurm is silent try again."""
+        tries = 0
+        while True:
             try:
                 return self._stage.do(act, job_id)
             except OrderRefused:
                 raise
             except SchedulerError as error:
-                if not tries_left:
+                tries += 1
+                if tries == _SILENT_TRIES:
                     raise
                 self._show(f"{error.problem}; trying again")
                 time.sleep(self._plan.poll_interval_s)
-        raise AssertionError("unreachable")
 
     def _resume(self, *options: str) -> None:
         """Call `hpcgemma resume`, as a person would."""
