@@ -123,7 +123,7 @@ CASES = {
     "logs": (("logs",), "Error: there are no runs yet\n"),
     "command": (
         ("stauts",),
-        "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: doctor, data, submit, ",
+        "Error: there is no command 'stauts'\nTry:   hpcgemma status  (valid: doctor, drill, data, submit, ",
     ),
 }
 
