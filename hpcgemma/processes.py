@@ -16,14 +16,6 @@ def process_start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def boot_id() -> str:
-    """Return what tells this start of this machine from its others; empty where it cannot be told."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
 def process_age_s() -> float:
     """Return the seconds since this process was started, whatever it has been executed as since; 0.0 if unknown."""
     started = process_start_ticks(os.getpid())
@@ -49,5 +41,13 @@ def command_line(pid: int) -> str:
     """Return the command line of a process, its words parted by spaces; empty where it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def boot_id() -> str:
+    """Return what tells this start of this machine from its others; empty where it cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""

@@ -302,7 +302,7 @@ def lines_of(report: Report) -> list[str]:
             lines.append(f"Note:   {outcome.deed.act.value}: {outcome.deed.note}")
     if report.missing:
         lines.append(f"Failed: not done, since the run ended before: {', '.join(act.value for act in report.missing)}")
-        longer = "drill again, with a longer run: --set training.max_steps=20000"
+        longer = "drill again, with a longer run: --set training.max_steps=100000"
         why = f"hpcgemma status {report.run}  says why; then drill again"
         lines.append(f"Try:    {longer if report.end.startswith('COMPLETED') else why}")
     lines.append(f"run {report.run} ended as {report.end}" if report.end else f"run {report.run} has not ended")

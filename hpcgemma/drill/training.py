@@ -19,8 +19,8 @@ INTERVAL = 100
 """Steps between two checkpoints: a few seconds, and what a run that is killed may lose."""
 _RANKS_ON_CPUS = 2
 """The fewest that must agree on the step at which they save."""
-_STEPS, _STEPS_TO_A_LIMIT = 1000, 8000
-"""Slurm takes a minute or two to come to a lowered time limit, in which the training must not end."""
+_STEPS, _STEPS_TO_A_LIMIT = 2000, 20_000
+"""More than it takes: Slurm comes to a lowered time limit in a minute or two, in which no GPU must be done."""
 
 On = Literal["auto", "cpu", "gpu"]
 

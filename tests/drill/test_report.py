@@ -182,7 +182,7 @@ def test_a_failure_is_a_sentence_and_a_remedy() -> None:
         "Failed: warned: 12 steps were lost, where none should be",
         "Try:    hpcgemma logs drill-1 --supervisor says what ended the ranks before they had saved",
         "Failed: not done, since the run ended before: ranks-killed",
-        "Try:    drill again, with a longer run: --set training.max_steps=20000",
+        "Try:    drill again, with a longer run: --set training.max_steps=100000",
         "run drill-1 ended as COMPLETED: finished at step 8000",
     ]
     broken = dataclasses.replace(failed, end="FAILED: no space left")

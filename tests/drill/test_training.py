@@ -62,5 +62,5 @@ def test_a_place_that_is_not_there_is_refused() -> None:
 
 
 def test_the_run_lives_longer_where_slurms_clock_is_waited_for() -> None:
-    assert "training.max_steps=8000" in settings_of([Act.WARNED, Act.TIME_LIMIT], ranks=1, nodes=1)
-    assert "training.max_steps=1000" in settings_of([Act.WARNED], ranks=1, nodes=1)
+    assert "training.max_steps=20000" in settings_of([Act.WARNED, Act.TIME_LIMIT], ranks=1, nodes=1)
+    assert "training.max_steps=2000" in settings_of([Act.WARNED], ranks=1, nodes=1)
