@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +29,7 @@ class Outcome:
     before_limit_s: float | None = None
     """Between Slurm's warning and the time limit it was of."""
     signal: str = ""
-    """The signal that the supervisor got, as SIGUSR2."""
+    """The signal that the supervisor got, or the ranks where they were done before it knew, as SIGUSR2."""
     ending: str = ""
     """What the attempt's end says of itself."""
     saved_in_s: float | None = None
@@ -119,7 +120,7 @@ def outcome_of(deed: Deed, events: Lines, metrics: Lines, *, interval: int, unti
     facts: dict[str, Any] = {
         "noticed_after_s": None if noticed is None else max(0.0, noticed - deed.at),
         "before_limit_s": None if noticed is None or deed.limit_at is None else deed.limit_at - noticed,
-        "signal": str(warned["signal"]) if warned else "",
+        "signal": str(warned["signal"]) if warned else _signal_in(ended),
         "ending": str(ended["sentence"]) if ended else "",
         "saved_in_s": None if saved is None or noticed is None else max(0.0, float(saved["time"]) - noticed),
         "reached_step": reached,
@@ -180,6 +181,12 @@ def _noticed_at(
     if saved is not None:
         times.append(float(saved["time"]) - float(saved.get("seconds", 0.0)))
     return min(times, default=None)
+
+
+def _signal_in(ended: Mapping[str, Any] | None) -> str:
+    """Return the signal that the ranks say they were stopped by: Slurm sends its SIGTERM to them, too."""
+    found = re.search(r"after (SIG\w+)", str(ended.get("sentence"))) if ended else None
+    return found[1] if found else ""
 
 
 def _way(

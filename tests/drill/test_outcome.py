@@ -108,6 +108,14 @@ def test_a_requeued_run_is_back_on_another_node_and_its_wait_is_told_from_its_re
     assert (seen.lost_steps, seen.problem) == (0, "")
 
 
+def test_ranks_that_had_saved_before_the_supervisor_knew_say_which_signal_came() -> None:
+    stopped = ended(30.5, 1, "7", "stopped", 126, "saved at step 126 after SIGTERM")
+    after = [saved(30.25, 126), stopped, event(30.6, "continued", by="requeue", job_id="7"), *attempt(40, 2, "7", 126)]
+    seen = outcome(deed(Act.REQUEUED), after, [*steps(1, 1, 126), *steps(2, 127, 130)])
+    assert (seen.signal, seen.way, seen.lost_steps, seen.problem) == ("SIGTERM", "requeue", 0, "")
+    assert seen.saved_in_s == pytest.approx(0.2)
+
+
 def test_a_job_that_was_killed_before_it_could_save_has_failed_the_requeue() -> None:
     seen = outcome(deed(Act.REQUEUED), attempt(40, 2, "7", 100), [*steps(1, 1, 130), *steps(2, 101, 130)])
     assert (seen.noticed_after_s, seen.way) == (None, "requeue")
