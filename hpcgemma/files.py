@@ -27,10 +27,15 @@ def make_private_dir(path: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write text beside the target, flush it to the disk, and rename it over the target."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write bytes beside the target, flush them to the disk, and rename the file over the target."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with staged.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with staged.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)

@@ -13,6 +13,7 @@ from hpcgemma import files, snapshot
 EventName = Literal[
     "submitted",  # a job was handed to the scheduler: job_id, by, links, lead_s
     "began",  # an attempt has its nodes: attempt, job_id, age_s of the supervisor
+    "checked",  # the nodes' health was looked at: attempt, seconds in all, of the slowest node, sick, unknown
     "started",  # an attempt's ranks were started: attempt, job_id, nodes, ranks, code
     "resumed",  # the trainer loaded a checkpoint: attempt, step, samples
     "training",  # an attempt's first step begins: attempt, step, parts of the start in seconds
@@ -22,9 +23,10 @@ EventName = Literal[
     "save_failed",  # a checkpoint could not be written: step, problem, seconds of the training
     "refused",  # a job found another one working on the run, and left it alone: job_id, sentence
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
-    "ended",  # an attempt ended: attempt, ending, sentence, hint, step, rank
+    "ended",  # an attempt ended: attempt, ending, sentence, hint, step, rank, its node
+    "sick_node",  # a node is to blame for that: attempt, node, kind, sentence, is_struck, is_left
     "relaunched",  # the ranks are started again in the same allocation: attempt
-    "continued",  # the run goes on in another job, or in this one requeued: by, job_id, lead_s
+    "continued",  # the run goes on in another job, or in this one requeued: by, job_id, lead_s, without (nodes)
     "linked",  # a job was queued ahead, which waits for those before it: job_id, link, lead_s
     "chain_ended",  # the last link of a chain ended at its time limit, and the run is not finished: links, job_id
     "changed",  # the launcher resumes it otherwise: settings, walltime, allowed
@@ -150,6 +152,10 @@ class RunFolder:
     def srun_log(self, attempt: int) -> Path:
         """What srun itself wrote; absent where there is no Slurm."""
         return self.attempt_dir(attempt) / "srun.log"
+
+    def health_log(self, attempt: int) -> Path:
+        """What the nodes said of their health, a JSON object a line."""
+        return self.attempt_dir(attempt) / "health.log"
 
     def outcome_file(self, attempt: int) -> Path:
         """What the trainer says of its own end, as JSON; absent when it was killed."""

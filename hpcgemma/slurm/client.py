@@ -171,9 +171,33 @@ class SlurmClient:
         found = commands.parse_show_qos(answer.output)
         return next((qos_of(each) for each in found if each["Name"] == name), None)
 
+    def known_nodes(self, nodes: Sequence[str]) -> list[str]:
+        """Return those of some nodes that the cluster has, in their order."""
+        if not nodes:
+            return []
+        found = self._ask(commands.known_nodes_argv(nodes)).output.split()
+        return [node for node in nodes if node in found]
+
+    def objection(self, script_path: Path | str, exclude: Sequence[str]) -> str:
+        """Return why a script could never run without some nodes, in Slurm's words; empty where it could.
+
+        Any other complaint, as that no job may be submitted from here, says nothing of the nodes.
+        """
+        argv = commands.sbatch_argv(Path(script_path), exclude=exclude, test_only=True)
+        answer = self._run(argv, clean_environment(os.environ))
+        refused = not answer.succeeded and refusals.lacks_nodes(answer.complaint)
+        return refusals.own_words(answer.complaint) if refused else ""
+
     # --- orders ---------------------------------------------------------------------------------------------
 
-    def submit(self, script_path: Path | str, *, dependency: str | None = None, signal: str | None = None) -> str:
+    def submit(
+        self,
+        script_path: Path | str,
+        *,
+        dependency: str | None = None,
+        signal: str | None = None,
+        exclude: Sequence[str] = (),
+    ) -> str:
         """Submit a job script, once, and return the job's id.
 
         Args:
@@ -181,6 +205,7 @@ class SlurmClient:
             dependency: The id of a job that must have ended before, however it ended; or a condition in
                 Slurm's words.
             signal: The warning in the place of the script's, in sbatch's form.
+            exclude: Nodes that the job is not to have, in the place of the script's; none: those of the script.
 
         Raises:
             SubmitRefused: Slurm refused it; no job will run.
@@ -188,7 +213,7 @@ class SlurmClient:
                 again.
             SchedulerError: The controller could not be reached; no job exists.
         """
-        argv = commands.sbatch_argv(Path(script_path), dependency, signal)
+        argv = commands.sbatch_argv(Path(script_path), dependency, signal, exclude)
         # The job inherits this environment, so nothing that is meant for reading output goes into it.
         answer = self._run(argv, clean_environment(os.environ))
         job_id = commands.parse_sbatch(answer.output)
@@ -220,6 +245,14 @@ class SlurmClient:
         """
         _check_job_ids([job_id])
         self._ask(commands.requeue_argv(job_id), harmless="is pending execution")
+
+    def exclude_nodes(self, job_id: str, nodes: Sequence[str]) -> None:
+        """Keep a job that waits from nodes, in the place of those that it was kept from before.
+
+        Slurm checks nothing here: with too few nodes left the job is held for ever. Ask ``objection`` before.
+        """
+        _check_job_ids([job_id])
+        self._ask(commands.exclude_argv(job_id, nodes))
 
     def start_now(self, job_id: str) -> None:
         """Shorten the two minutes that a requeued job waits to five seconds; it must be pending by now.

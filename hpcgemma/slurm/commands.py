@@ -260,6 +260,11 @@ def set_time_limit_argv(job_id: str, minutes: int) -> list[str]:
     return ["scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}"]
 
 
+def exclude_argv(job_id: str, nodes: Sequence[str]) -> list[str]:
+    """Return the call that keeps a job from nodes; it must be pending, or just requeued."""
+    return ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"]
+
+
 def show_config_argv() -> list[str]:
     """Return the call that shows the site's configuration."""
     return ["scontrol", "show", "config"]
@@ -307,6 +312,11 @@ def sinfo_argv(partition: str) -> list[str]:
     return ["sinfo", "--noheader", "--exact", f"--partition={partition}", f"--format={form}"]
 
 
+def known_nodes_argv(nodes: Sequence[str]) -> list[str]:
+    """Return the call that prints those of some nodes that the cluster has, a line for each of their partitions."""
+    return ["sinfo", "--noheader", "--Node", f"--nodes={','.join(nodes)}", "--format=%N"]
+
+
 def parse_sinfo(output: str) -> list[NodeGroup]:
     """Return the groups of nodes in sinfo's output; none for a partition that does not exist."""
     groups = []
@@ -335,7 +345,14 @@ def parse_sinfo(output: str) -> list[NodeGroup]:
 # --- sbatch and scancel -------------------------------------------------------------------------------------
 
 
-def sbatch_argv(script: Path, dependency: str | None = None, signal: str | None = None) -> list[str]:
+def sbatch_argv(
+    script: Path,
+    dependency: str | None = None,
+    signal: str | None = None,
+    exclude: Sequence[str] = (),
+    *,
+    test_only: bool = False,
+) -> list[str]:
     """Return the call that submits a script.
 
     Args:
@@ -343,10 +360,14 @@ def sbatch_argv(script: Path, dependency: str | None = None, signal: str | None 
         dependency: The id of a job that must have ended, however it ended; or a condition in Slurm's own
             words. Slurm takes an id it does not know any more as ended.
         signal: The warning in the place of the script's, as ``B:USR2@300``.
+        exclude: Nodes that the job is not to have, in the place of the script's; none: those of the script.
+        test_only: Ask only whether it could run.
     """
-    argv = ["sbatch", "--parsable"]
+    argv = ["sbatch", "--parsable", *(["--test-only"] if test_only else [])]
     if signal is not None:
         argv.append(f"--signal={signal}")
+    if exclude:
+        argv.append(f"--exclude={','.join(exclude)}")
     if dependency is not None:
         condition = f"afterany:{dependency}" if is_job_id(dependency) else dependency
         argv.append(f"--dependency={condition}")

@@ -143,6 +143,11 @@ def failure_of(complaint: str) -> Failure:
     return "unknown job" if _UNKNOWN_JOB.search(complaint) else "other"
 
 
+def lacks_nodes(complaint: str) -> bool:
+    """Return whether Slurm complains of too few nodes that a job may have, or of a node that there is not."""
+    return re.search(r"node configuration is not available|Node count|node name", complaint, re.IGNORECASE) is not None
+
+
 def own_words(complaint: str) -> str:
     """Return Slurm's complaint as one line, without the command's name at the start of each."""
     lines = (re.sub(r"^\s*\w+: (error: )?", "", line).strip() for line in complaint.splitlines())

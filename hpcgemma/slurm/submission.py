@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hpcgemma.errors import SchedulerError
@@ -24,6 +24,7 @@ def submit_once(
     comment: str,
     dependency: str | None = None,
     signal: str | None = None,
+    exclude: Sequence[str] = (),
     known: Collection[str] = (),
 ) -> str:
     """Submit a script and return its job's id; where the answer was lost, look for the job before trying again.
@@ -34,6 +35,7 @@ def submit_once(
         comment: What marks the jobs of this run; nobody else's have it.
         dependency: The id of a job that must have ended before, or a condition in Slurm's words.
         signal: The warning in the place of the script's, in sbatch's form.
+        exclude: Nodes that the job is not to have, in the place of the script's; none: those of the script.
         known: The run's earlier jobs, which are not the one looked for.
 
     Raises:
@@ -42,7 +44,7 @@ def submit_once(
         SchedulerError: The controller could not be reached; no job exists.
     """
     try:
-        return client.submit(script, dependency=dependency, signal=signal)
+        return client.submit(script, dependency=dependency, signal=signal, exclude=exclude)
     except SubmitTimeout as lost:
         deadline = time.monotonic() + LOOK_FOR_S
         misses = 0
@@ -58,4 +60,4 @@ def submit_once(
                     return found[-1]
                 misses += 1
             time.sleep(_LOOK_EVERY_S)
-        return client.submit(script, dependency=dependency, signal=signal)
+        return client.submit(script, dependency=dependency, signal=signal, exclude=exclude)

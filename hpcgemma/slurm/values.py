@@ -65,3 +65,19 @@ def gpu_count(gres: str) -> int:
     """Return the GPUs in a list of generic resources, as ``gpu:a100:4(S:0-1),tmpfs:3T`` or ``gpu:4``."""
     without_sockets = re.sub(r"\([^)]*\)", "", gres)
     return sum(int(match["count"]) for match in _GPU_GRES.finditer(without_sockets))
+
+
+def host_names(hostlist: str) -> list[str]:
+    """Return the names that Slurm writes as ``node[01-03,7],login1``, in its order."""
+    return [name for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", hostlist) for name in _unfolded(part)]
+
+
+def _unfolded(part: str) -> list[str]:
+    match = re.fullmatch(r"(?P<before>[^\[]*)\[(?P<numbers>\d[\d,-]*)\](?P<after>.*)", part)
+    if match is None:
+        return [part]
+    numbers = []
+    for piece in match["numbers"].split(","):
+        low, _, high = piece.partition("-")
+        numbers += [f"{number:0{len(low)}d}" for number in range(int(low), int(high or low) + 1)]
+    return [f"{match['before']}{number}{rest}" for number in numbers for rest in _unfolded(match["after"])]

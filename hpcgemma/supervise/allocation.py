@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcgemma.slurm.values import host_names
+
 _GIVEN_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST_PORT = 10_000
 """Above the usual ports of services, Slurm's 6817 to 6819 among them."""
@@ -28,6 +30,17 @@ class Allocation:
     node_list: str
     restarts: int
     """How often this very job was requeued; Slurm leaves the variable unset the first time."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the nodes, in the order of their ranks."""
+        return tuple(host_names(self.node_list))
+
+    def node_of(self, rank: int | None, ranks_per_node: int) -> str | None:
+        """Return the node of a rank; None where it is not known. Ranks fill one node after the other."""
+        nodes = self.nodes
+        index = len(nodes) if rank is None else rank // ranks_per_node
+        return nodes[index] if index < len(nodes) else None
 
 
 def read_allocation(environment: Mapping[str, str]) -> Allocation:

@@ -1,4 +1,4 @@
-"""One attempt: prepare the data, start the ranks, relay warnings, wait for the end."""
+"""One attempt: look at the nodes, prepare the data, start the ranks, relay warnings, wait for the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from hpcgemma.processes import process_age_s
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise import launchers
 from hpcgemma.supervise.allocation import Allocation, free_port, rank_threads
-from hpcgemma.supervise.endings import Ending, classify, hang_ending, save_problem
+from hpcgemma.supervise.blame import met_faults
+from hpcgemma.supervise.endings import Ending, classify, hang_ending, save_problem, sick_ending
 from hpcgemma.supervise.hang import Hang
+from hpcgemma.supervise.health import Health, HealthCheck
 from hpcgemma.supervise.launchers import RankExit, RankGroup
 from hpcgemma.supervise.rank_watch import RankWatch
 from hpcgemma.supervise.signals import WarningFlags
@@ -62,9 +64,9 @@ class Attempt:
         age_s = round(process_age_s(), 3)
         self.folder.record("began", attempt=self.number, job_id=self.allocation.job_id, age_s=age_s)
         environment = self._environment()
-        preparation = self._prepare(environment)
-        if preparation is not None:
-            return preparation
+        unfit = self._make_ready(environment)
+        if unfit is not None:
+            return unfit
         self.folder.record(
             "started",
             attempt=self.number,
@@ -111,22 +113,39 @@ class Attempt:
             "HPCGEMMA_INTERRUPTION_EVERY_H": str(self.plan.interruption_every_h),
         }
 
-    def _prepare(self, environment: Mapping[str, str]) -> Ending | None:
-        """Tokenize before any rank exists; None when that is done."""
+    def _make_ready(self, environment: Mapping[str, str]) -> Ending | None:
+        """Look at the nodes and tokenize, both at once, before any rank exists; None when the ranks may start."""
+        check = HealthCheck(self.plan, self.folder, self.number, self.allocation, environment)
         process = launchers.prepare(self.folder, self.number, environment)
+        health: Health | None = None
         try:
-            while process.poll() is None:
-                if self.flags.warned is not None:
-                    break
+            while self.flags.warned is None and (process.poll() is None or health is None):
+                if health is None and check.is_over:
+                    health = self._note_health(check)
+                    if health.faults:
+                        return sick_ending(health.faults)
                 self._on_watch()
                 time.sleep(POLL_S)
         finally:
+            check.end()
             _end(process)
         code = process.returncode
         if code == 0:
             return None
         exit_ = RankExit(None, code, None) if code >= 0 else RankExit(None, None, -code)
         return classify([exit_], self._outcome(), warned=self.flags.warned is not None)
+
+    def _note_health(self, check: HealthCheck) -> Health:
+        health = check.result(met_faults(self.folder.events()))
+        self.folder.record(
+            "checked",
+            attempt=self.number,
+            seconds=round(health.seconds, 3),
+            slowest_s=health.slowest_s,
+            sick=[fault.node for fault in health.faults],
+            unknown=health.unknown,
+        )
+        return health
 
     def _watch(self, ranks: RankGroup, watch: RankWatch) -> list[RankExit] | Hang:
         """Wait for the ranks' end, or end those that hang."""

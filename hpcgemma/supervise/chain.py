@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hpcgemma.errors import SchedulerError
@@ -13,7 +14,7 @@ from hpcgemma.slurm import reasons
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.supervise.allocation import Allocation
 from hpcgemma.supervise.cause import WarningCause
-from hpcgemma.supervise.continuation import Continued, Successor
+from hpcgemma.supervise.continuation import Continued, Successor, keep_from
 
 
 class Chain:
@@ -50,8 +51,11 @@ class Chain:
             self._folder.record("continued", by="link", job_id=self._allocation.job_id)
         return True
 
-    def queue_ahead(self) -> str:
+    def queue_ahead(self, without: Sequence[str] = ()) -> str:
         """Queue the next job at once, where one is always to wait: this one may be ended without any notice.
+
+        Args:
+            without: Nodes that it is not to have.
 
         Returns:
             What was done, as a sentence; empty where nothing was to do.
@@ -61,7 +65,7 @@ class Chain:
         if not wanted or wanted_links(events) or waiting_links(events):
             return ""
         try:
-            ahead = Successor(self._plan, self._folder, self._allocation, self._client).go_on()
+            ahead = Successor(self._plan, self._folder, self._allocation, self._client, without).go_on()
         except SchedulerError as error:
             return f"no job could be queued ahead: {error.problem}"
         self._folder.record("linked", job_id=ahead.job_id, lead_s=ahead.lead_s)
@@ -81,6 +85,11 @@ class Chain:
         except SchedulerError:
             return waiting[0]
         return next((each for each in waiting if each in known and not reasons.is_final(known[each].state)), None)
+
+    def keep_from(self, nodes: Sequence[str]) -> tuple[str, ...]:
+        """Keep all links that wait from nodes, and return those that the next one is kept from."""
+        kept = [keep_from(self._client, link, nodes) for link in waiting_links(self._events())]
+        return kept[0] if kept else ()
 
     def is_used_up(self, cause: WarningCause | None) -> bool:
         """Return whether the run has had all the jobs it is to have; one that was merely preempted has time left."""

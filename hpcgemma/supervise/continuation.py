@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +22,9 @@ from hpcgemma.supervise.allocation import Allocation
 
 LOCAL_REQUEUE_CODE = 144
 """Exit code on which submitit's local controller starts its task again (submitit/local/local.py)."""
+_KEEP_FROM_S = 10.0
+"""Tried so long: with proctrack/linuxproc Slurm's SIGTERM meets the command itself too."""
+_BETWEEN_TRIES_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class Continued:
     job_id: str
     lead_s: int | None = None
     """Seconds before its time limit at which the job is warned; None: as before."""
+    without: tuple[str, ...] = ()
+    """Nodes that it is kept from."""
 
 
 class Continuation(Protocol):
@@ -50,8 +57,11 @@ class Successor:
     be warned follows from what this run's saves took.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient, without: Sequence[str] = ()
+    ) -> None:
         self._plan, self._folder, self._allocation, self._client = plan, folder, allocation, client
+        self._without = without
         self._lead_s = warning_lead_s(need_of(folder), assumed_s=plan.signal_lead_s, walltime_min=plan.walltime_min)
 
     def go_on(self) -> Continued:
@@ -63,6 +73,7 @@ class Successor:
             comment=self._plan.comment,
             dependency=own,
             signal=warning_signal(self._plan, self._lead_s),
+            exclude=self._without,
             known={own, *job_ids(self._folder)},
         )
         try:
@@ -70,19 +81,23 @@ class Successor:
         except OSError as error:
             self._client.cancel([job_id])
             raise SchedulerError(f"successor {job_id} could not be given its task: {error}", "") from error
-        return Continued("successor", job_id, self._lead_s)
+        return Continued("successor", job_id, self._lead_s, tuple(self._without))
 
 
 class Requeue:
-    """``scontrol requeue`` of this job: it keeps its id, and waits about two minutes (cred_expire + 1 s)."""
+    """``scontrol requeue`` of this job: it keeps its id, and waits about two minutes (cred_expire + 1 s).
 
-    def __init__(self, allocation: Allocation, client: SlurmClient) -> None:
-        self._allocation, self._client = allocation, client
+    Which nodes it is not to have can be said only once it is requeued, and is, before Slurm has ended this process.
+    """
+
+    def __init__(self, allocation: Allocation, client: SlurmClient, without: Sequence[str] = ()) -> None:
+        self._allocation, self._client, self._without = allocation, client, without
 
     def go_on(self) -> Continued:
         """See Continuation. Slurm then sends SIGTERM, and SIGKILL after KillWait: everything is saved by now."""
-        self._client.requeue(self._allocation.job_id)
-        return Continued("requeue", self._allocation.job_id)
+        own = self._allocation.job_id
+        self._client.requeue(own)
+        return Continued("requeue", own, without=keep_from(self._client, own, self._without))
 
 
 class LocalRestart:
@@ -101,13 +116,29 @@ class LocalRestart:
         sys.exit(LOCAL_REQUEUE_CODE)
 
 
-def continuation_of(plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient) -> Continuation:
-    """Return the way of going on that the profile chose."""
+def continuation_of(
+    plan: Plan, folder: RunFolder, allocation: Allocation, client: SlurmClient, without: Sequence[str]
+) -> Continuation:
+    """Return the way of going on that the profile chose, without some nodes."""
     if not allocation.on_slurm:
         return LocalRestart(allocation)
     if plan.continue_by == "requeue":
-        return Requeue(allocation, client)
-    return Successor(plan, folder, allocation, client)
+        return Requeue(allocation, client, without)
+    return Successor(plan, folder, allocation, client, without)
+
+
+def keep_from(client: SlurmClient, job_id: str, nodes: Sequence[str]) -> tuple[str, ...]:
+    """Keep a job that waits from nodes, and return those that it is kept from; that this fails is no failure."""
+    deadline = time.monotonic() + _KEEP_FROM_S
+    while nodes:
+        try:
+            client.exclude_nodes(job_id, nodes)
+            return tuple(nodes)
+        except SchedulerError:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_BETWEEN_TRIES_S)
+    return ()
 
 
 def go_on(continuation: Continuation, fallback: Continuation | None) -> Continued:

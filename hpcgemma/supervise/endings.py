@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcgemma.runs.failure_signs import line_of, sign_in
 from hpcgemma.supervise.hang import Hang
+from hpcgemma.supervise.health import NodeFault
 from hpcgemma.supervise.launchers import RankExit
 
 
@@ -31,6 +32,8 @@ class EndingKind(StrEnum):
     HOST_OOM = "host_oom"
     """The memory of the node, or the part of it that the job asked for, is full."""
     GPU_FAULT = "gpu_fault"
+    SICK_NODE = "sick_node"
+    """A node failed its health check, or a rank the first contact with the others."""
     NODE_FAILED = "node_failed"
     COMMUNICATION = "communication"
     """Ranks lost each other (NCCL, gloo), and none of them says or shows why."""
@@ -42,6 +45,7 @@ class EndingKind(StrEnum):
     ERROR = "error"
     """An exception of the program: of hpcgemma, a library, or code of the user."""
     UNKNOWN = "unknown"
+    """A rank ended without a word, as where its node cannot start it."""
 
     @property
     def is_retried_in_place(self) -> bool:
@@ -60,6 +64,7 @@ _TRANSIENT = frozenset(
         EndingKind.NODE_FAILED,
         EndingKind.COMMUNICATION,
         EndingKind.FILE_SYSTEM,
+        EndingKind.UNKNOWN,
     }
 )
 
@@ -76,6 +81,11 @@ class Ending:
     hint: str = ""
     step: int | None = None
     rank: int | None = None
+    """The first that failed; None where that is not known."""
+    signal: int | None = None
+    """What killed it; None where no signal did, or it is not known."""
+    faults: tuple[NodeFault, ...] = ()
+    """What a health check found."""
 
 
 class NextMove(StrEnum):
@@ -91,6 +101,10 @@ class NextMove(StrEnum):
 _COMMUNICATION_HINT = (
     "hpcgemma logs shows the ranks' own words; if it happens again: the network (network.socket_interface of the "
     "profile, NCCL_DEBUG=INFO), or a sick node"
+)
+_SICK_HINT = (
+    "the run goes on without that node where Slurm has another; hpcgemma nodes shows what is held against it, and the "
+    "site should hear of it"
 )
 _SIGNAL_HINT = "if it happens again: host memory (--set resources.memory_per_gpu_mb) or a sick node"
 _CRASH_HINT = "hpcgemma logs shows its last lines; at the same step again a library is broken, else perhaps the node"
@@ -176,6 +190,7 @@ def classify(
             sentence=f"{_rank_words(killed.rank)} was killed by {_signal_name(number)}",
             hint=_SIGNAL_HINTS.get(number, _SIGNAL_HINT),
             rank=killed.rank,
+            signal=number,
         )
     if word == "failed" or sign is not None:
         return Ending(
@@ -207,6 +222,16 @@ def hang_ending(hang: Hang) -> Ending:
     )
 
 
+def sick_ending(faults: tuple[NodeFault, ...]) -> Ending:
+    """Return the ending of an attempt whose ranks were not started, because a node failed its health check."""
+    return Ending(
+        kind=EndingKind.SICK_NODE,
+        sentence="; ".join(f"node {fault.node} is sick: {fault.sentence}" for fault in faults),
+        hint=_SICK_HINT,
+        faults=faults,
+    )
+
+
 def next_move(
     ending: Ending,
     *,
@@ -214,6 +239,7 @@ def next_move(
     max_relaunches: int,
     cancelled: bool,
     keeps_allocation: bool = False,
+    leaves_node: bool = False,
 ) -> NextMove:
     """Return what follows an ending.
 
@@ -223,6 +249,7 @@ def next_move(
         max_relaunches: Attempts allowed without progress, beyond the first.
         cancelled: Whether the user asked for the end.
         keeps_allocation: Whether the job goes on as before, although a warning came.
+        leaves_node: Whether a node of the job is to be left behind, and there may be others.
     """
     if ending.kind is EndingKind.FINISHED:
         return NextMove.FINISH
@@ -232,6 +259,8 @@ def next_move(
         return NextMove.GIVE_UP
     if ending.kind in WARNED_ENDINGS:
         return NextMove.RELAUNCH if keeps_allocation else NextMove.CONTINUE
+    if leaves_node:
+        return NextMove.CONTINUE
     return NextMove.RELAUNCH if ending.kind.is_retried_in_place else NextMove.GIVE_UP
 
 

@@ -216,7 +216,8 @@ class SrunRanks:
 def srun_command(plan: Plan, attempt_dir: Path, run_folder: Path) -> list[str]:
     """Return the srun command of an attempt.
 
-    ``--cpus-per-task`` is always explicit: Slurm 22.05 and 23.02 do not take it from the job (release notes).
+    ``--cpus-per-task`` is always explicit: Slurm 22.05 and 23.02 do not take it from the job (release notes). Blocks of
+    ranks fill one node after the other, so that rank 0 is on the batch host and a rank's node is known by its number.
     """
     log = str(attempt_dir).replace("%", "%%") + "/rank-%t.log"
     cpus = [f"--cpus-per-task={plan.cpus_per_rank}"] if plan.cpus_per_rank else []
@@ -226,6 +227,7 @@ def srun_command(plan: Plan, attempt_dir: Path, run_folder: Path) -> list[str]:
         f"--ntasks={plan.world_size}",
         f"--ntasks-per-node={plan.ranks_per_node}",
         *cpus,
+        "--distribution=block",
         "--kill-on-bad-exit=1",
         "--mpi=none",
         "--unbuffered",

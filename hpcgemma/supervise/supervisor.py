@@ -32,6 +32,7 @@ from hpcgemma.supervise.endings import (
     next_move,
 )
 from hpcgemma.supervise.ownership import take_run
+from hpcgemma.supervise.sick_nodes import SickNodes
 from hpcgemma.supervise.signals import WarningFlags
 
 _INSIDE_TIMEOUT_S = 20
@@ -74,6 +75,7 @@ class Supervisor:
         self.plan, self.folder, self.allocation, self.flags = plan, folder, allocation, flags
         self.client = SlurmClient(timeout_s=_INSIDE_TIMEOUT_S)
         self._chain = Chain(plan, folder, allocation, self.client)
+        self._sick_nodes = SickNodes(plan, folder, allocation, self.client)
         self.cause: WarningCause | None = None
         self._continued: ways.Continued | None = None
         self._attempt = 0
@@ -99,7 +101,7 @@ class Supervisor:
             if not self._chain.take_turn():
                 self._take_back_jobs()
                 return self._leave_alone()
-            if queued := self._chain.queue_ahead():
+            if queued := self._chain.queue_ahead(self._without()):
                 self._say(queued)
             return self._run()
         except LockLostError as error:
@@ -198,9 +200,13 @@ class Supervisor:
             hint=ending.hint,
             step=ending.step,
             rank=ending.rank,
+            node=self._sick_nodes.node_of(ending),
             **facts,
         )
         self._say(f"attempt {number} ended: {ending.sentence}")
+        leaves_node, said = self._sick_nodes.judge(ending, number)
+        for sentence in said:
+            self._say(sentence)
         events = self._events()
         return next_move(
             ending,
@@ -208,6 +214,7 @@ class Supervisor:
             max_relaunches=self.plan.max_relaunches,
             cancelled=not self._may_continue(),
             keeps_allocation=self.cause is WarningCause.SIGNALLED and self._continued is None,
+            leaves_node=leaves_node,
         )
 
     def _may_continue(self) -> bool:
@@ -224,16 +231,24 @@ class Supervisor:
         if self.cause is WarningCause.REQUEUED:
             self._note_continued(ways.Continued("requeue", self.allocation.job_id))
             return
+        without = self._without()
         if (link := self._chain.next_link()) is not None:
-            self._note_continued(ways.Continued("link", link))
+            self._note_continued(ways.Continued("link", link, without=self._chain.keep_from(without)))
             return
-        way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client)
+        way = ways.continuation_of(self.plan, self.folder, self.allocation, self.client, without)
         fallback: ways.Continuation | None = None
         if isinstance(way, ways.Requeue):
-            fallback = ways.Successor(self.plan, self.folder, self.allocation, self.client)
+            fallback = ways.Successor(self.plan, self.folder, self.allocation, self.client, without)
         elif isinstance(way, ways.Successor) and may_requeue:
-            fallback = ways.Requeue(self.allocation, self.client)
+            fallback = ways.Requeue(self.allocation, self.client, without)
         self._note_continued(ways.go_on(way, fallback))
+
+    def _without(self) -> list[str]:
+        """Return the nodes that the next job is not to have."""
+        nodes, caution = self._sick_nodes.without()
+        if caution:
+            self._say(caution)
+        return nodes
 
     def _go_on_at_last(self, ending: Ending) -> None:
         """Go on, and while Slurm is silent try again: a job that is killed while it waits, Slurm itself requeues."""
@@ -250,10 +265,13 @@ class Supervisor:
 
     def _note_continued(self, continued: ways.Continued) -> None:
         self._continued = continued
-        facts = {} if continued.lead_s is None else {"lead_s": continued.lead_s}
+        facts: dict[str, Any] = {} if continued.lead_s is None else {"lead_s": continued.lead_s}
+        if continued.without:
+            facts["without"] = list(continued.without)
         self.folder.record("continued", by=continued.by, job_id=continued.job_id, **facts)
         store.note_job(store.entry_of(self.folder), continued.job_id)
-        self._say(f"the run goes on in job {continued.job_id} ({continued.by})")
+        without = f", without {', '.join(continued.without)}" if continued.without else ""
+        self._say(f"the run goes on in job {continued.job_id} ({continued.by}){without}")
 
     def _leave(self, move: NextMove, ending: Ending) -> str:
         match move:
