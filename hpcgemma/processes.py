@@ -1,8 +1,10 @@
-"""Processes of this machine, told apart by more than their numbers, which are used again."""
+"""This machine and its processes, told apart by more than their numbers, which are used again."""
 
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -51,3 +53,8 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def node_name(environment: Mapping[str, str]) -> str:
+    """Return this machine's name in Slurm's words; without Slurm, the host's."""
+    return environment.get("SLURMD_NODENAME") or socket.gethostname()

@@ -134,7 +134,7 @@ def forget(cluster: str, node: str) -> int:
 
 def _head(cluster: str) -> str:
     return (
-        f"# Nodes of {cluster} that failed your runs. {STRIKES_FOR_GOOD} lines of a node leave it out of every later job.\n"
+        f"# Nodes of {cluster} that failed your runs. {STRIKES_FOR_GOOD} lines of a node leave it out of later jobs.\n"
         f"# Delete a line to take it back, or: hpcgemma nodes --profile {cluster} --forget NODE\n"
         "# UTC                node          run/attempt  why\n"
     )

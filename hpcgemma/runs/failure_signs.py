@@ -22,6 +22,12 @@ class Sign:
     """Any of these, in lower case, is the sign."""
 
 
+SICK_NODE_HINT = (
+    "the run goes on without that node where Slurm has another; hpcgemma nodes shows what is held against it, and the "
+    "site should hear of it"
+)
+"""What to do about a node that failed a check."""
+
 _LESS_HOST_MEMORY = "--set resources.memory_per_gpu_mb=…, a smaller --set data.num_workers=…, or more nodes"
 
 # Causes come before what follows from them: a rank that is out of memory takes its peers' connections with it.

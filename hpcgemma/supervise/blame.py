@@ -23,7 +23,6 @@ _PERHAPS = frozenset(
         EndingKind.RANK_DIED,
         EndingKind.HUNG,
         EndingKind.GPU_FAULT,
-        EndingKind.COMMUNICATION,
         EndingKind.FILE_SYSTEM,
         EndingKind.UNKNOWN,
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hpcgemma.runs.failure_signs import line_of, sign_in
+from hpcgemma.runs.failure_signs import SICK_NODE_HINT, line_of, sign_in
 from hpcgemma.supervise.hang import Hang
 from hpcgemma.supervise.health import NodeFault
 from hpcgemma.supervise.launchers import RankExit
@@ -64,6 +64,7 @@ _TRANSIENT = frozenset(
         EndingKind.NODE_FAILED,
         EndingKind.COMMUNICATION,
         EndingKind.FILE_SYSTEM,
+        EndingKind.SICK_NODE,
         EndingKind.UNKNOWN,
     }
 )
@@ -101,10 +102,6 @@ class NextMove(StrEnum):
 _COMMUNICATION_HINT = (
     "hpcgemma logs shows the ranks' own words; if it happens again: the network (network.socket_interface of the "
     "profile, NCCL_DEBUG=INFO), or a sick node"
-)
-_SICK_HINT = (
-    "the run goes on without that node where Slurm has another; hpcgemma nodes shows what is held against it, and the "
-    "site should hear of it"
 )
 _SIGNAL_HINT = "if it happens again: host memory (--set resources.memory_per_gpu_mb) or a sick node"
 _CRASH_HINT = "hpcgemma logs shows its last lines; at the same step again a library is broken, else perhaps the node"
@@ -227,7 +224,7 @@ def sick_ending(faults: tuple[NodeFault, ...]) -> Ending:
     return Ending(
         kind=EndingKind.SICK_NODE,
         sentence="; ".join(f"node {fault.node} is sick: {fault.sentence}" for fault in faults),
-        hint=_SICK_HINT,
+        hint=SICK_NODE_HINT,
         faults=faults,
     )
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from hpcgemma import snapshot
 from hpcgemma.plan import Plan
+from hpcgemma.processes import node_name
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise.allocation import Allocation
-from hpcgemma.supervise.probe import node_name
 
 LIMIT_S = 60.0
 """Seconds in which a node must have answered."""

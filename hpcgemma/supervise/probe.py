@@ -1,6 +1,6 @@
 """What a node says of its own health: ``python -m hpcgemma.supervise.probe PLACE GPUS``, one process a node.
 
-It needs nothing but Python, says on standard output what it is about to do before it does it, so that what a node
+It imports no more than it needs, says on standard output what it is about to do before it does it, so that what a node
 hangs in can be told, and ends with the faults that it found. Each line is a JSON object.
 """
 
@@ -10,13 +10,14 @@ import errno
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+
+from hpcgemma.processes import node_name
 
 _CONTENT = b"whether this node can write and read what the ranks are about to\n" * 64
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -24,11 +25,6 @@ _GPU_TOOL = "nvidia-smi"
 _GPU_TOOL_TIMEOUT_S = 30.0
 """The driver sets up every GPU when nobody has them open, which takes seconds; a driver that hangs takes for ever."""
 _ROWS_QUERY = "--query-remapped-rows=gpu_bus_id,remapped_rows.pending,remapped_rows.failure"
-
-
-def node_name(environment: Mapping[str, str]) -> str:
-    """Return this node's name in Slurm's words; without Slurm, the host's."""
-    return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def folder_fault(folder: Path, name: str) -> str:

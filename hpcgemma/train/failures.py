@@ -18,6 +18,7 @@ FailureKind = Literal[
     "cuda_oom",
     "host_oom",
     "gpu_fault",
+    "sick_node",
     "non_finite_loss",
     "disk",
     "file_system",
@@ -57,6 +58,20 @@ class DiskError(HpcGemmaError):
     """What must be saved cannot be written."""
 
 
+class SickNodeError(HpcGemmaError):
+    """A rank failed the first contact with the others.
+
+    Args:
+        problem: What it failed in.
+        hint: What to do about it.
+        rank: The rank, which need not be the one that says so.
+    """
+
+    def __init__(self, problem: str, hint: str, rank: int | None = None) -> None:
+        super().__init__(problem, hint)
+        self.rank = rank
+
+
 class OvertakenError(HpcGemmaError):
     """A later attempt works on the run."""
 
@@ -70,12 +85,15 @@ class Failure:
     hint: str
     is_expected: bool = True
     """False for a bug, whose traceback is wanted."""
+    rank: int | None = None
+    """The rank that failed, where it is another than the one that says so."""
 
 
 def failure_of(error: BaseException) -> Failure:
     """Return what kind of failure an exception is."""
     if isinstance(error, HpcGemmaError):
-        return Failure(kind=_kind_of(error), sentence=error.problem, hint=error.hint)
+        rank = error.rank if isinstance(error, SickNodeError) else None
+        return Failure(kind=_kind_of(error), sentence=error.problem, hint=error.hint, rank=rank)
     names = {cls.__name__ for cls in type(error).__mro__}  # by name: torch may not have been imported yet
     text = f"{error}"
     first = text.splitlines()[0] if text else type(error).__name__
@@ -132,6 +150,8 @@ def _kind_of(error: HpcGemmaError) -> FailureKind:
         return "input"
     if isinstance(error, NonFiniteLossError):
         return "non_finite_loss"
+    if isinstance(error, SickNodeError):
+        return "sick_node"
     return "disk" if isinstance(error, DiskError) else "error"
 
 
@@ -155,7 +175,7 @@ def write_failure(folder: RunFolder, attempt: int, failure: Failure, *, rank: in
             "kind": failure.kind,
             "sentence": failure.sentence,
             "hint": failure.hint,
-            "rank": rank,
+            "rank": rank if failure.rank is None else failure.rank,
             "step": step,
         },
     )

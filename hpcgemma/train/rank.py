@@ -41,6 +41,7 @@ def run_rank(folder: RunFolder, stop: StopRequest) -> int:
         announce_place(environment, device)
         set_up_torch(device, recipe.training)
 
+        from hpcgemma.train.first_contact import make_first_contact
         from hpcgemma.train.loop import Trainer
         from hpcgemma.train.ranks import Ranks
 
@@ -49,6 +50,9 @@ def run_rank(folder: RunFolder, stop: StopRequest) -> int:
         heartbeat.beat("loading")
         hide_progress_bars()
         ranks = Ranks(environment, device)
+        contact_s = make_first_contact(ranks, device)
+        if ranks.is_first:
+            print(f"first contact of {ranks.world_size} ranks: {1000 * contact_s:.0f} ms", flush=True)
         parts.note("meeting")
         end = Trainer(folder, run_id, recipe, environment, ranks, device, stop, heartbeat, parts).run()
         if ranks.is_first:

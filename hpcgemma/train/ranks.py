@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from hpcgemma.train.environment import Environment
+from hpcgemma.train.meeting import Meeting
 
 T = TypeVar("T")
 
@@ -38,17 +39,27 @@ class Ranks:
         self.rank = environment.rank
         self.world_size = environment.world_size
         self.local_rank = environment.local_rank
+        self.meeting: Meeting | None = None
+        """Where the ranks have met; None for one that is alone."""
         if self.world_size > 1:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             distributed: Any = dist  # its type stubs do not name the store
-            store = distributed.TCPStore(
-                os.environ["MASTER_ADDR"],
-                int(os.environ["MASTER_PORT"]),
+            self.meeting = Meeting(
+                distributed.TCPStore(
+                    os.environ["MASTER_ADDR"],
+                    int(os.environ["MASTER_PORT"]),
+                    self.world_size,
+                    is_master=self.is_first,
+                    timeout=MEETING_TIMEOUT,
+                    wait_for_workers=False,
+                ),
+                self.rank,
                 self.world_size,
-                is_master=self.is_first,
-                timeout=MEETING_TIMEOUT,
             )
-            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT)
+            self.meeting.hold(MEETING_TIMEOUT)
+            dist.init_process_group(
+                backend, store=self.meeting.store, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT
+            )
 
     @property
     def is_first(self) -> bool:

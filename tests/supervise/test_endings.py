@@ -146,6 +146,7 @@ def test_what_is_transient_is_made_again_and_what_would_end_in_the_same_way_is_n
         EndingKind.NODE_FAILED,
         EndingKind.COMMUNICATION,
         EndingKind.FILE_SYSTEM,
+        EndingKind.SICK_NODE,
         EndingKind.UNKNOWN,
     }
 
