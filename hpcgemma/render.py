@@ -103,13 +103,14 @@ def warning_signal(plan: Plan, lead_s: int) -> str:
     return f"B:{plan.signal}@{lead_s}"
 
 
-def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> str:
+def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str], exclude: Sequence[str] = ()) -> str:
     """Return the job script of a run.
 
     Args:
         plan: What is asked for.
         run_folder: The run's folder; the batch log goes below it, where submitit expects it.
         command: The supervisor's command line, one word an item.
+        exclude: Nodes that the job is not to have.
 
     Raises:
         InputError: A value could break out of its directive.
@@ -120,6 +121,7 @@ def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> st
         RUN_TEMPLATE,
         plan,
         command,
+        exclude=exclude,
         signal=warning_signal(plan, plan.signal_lead_s),
         stdout=log_pattern(submitit_dir / "%j_0_log.out"),
         stderr=log_pattern(submitit_dir / "%j_0_log.err"),
@@ -127,23 +129,28 @@ def render_script(plan: Plan, *, run_folder: Path, command: Sequence[str]) -> st
     )
 
 
-def render_command_script(plan: JobPlan, *, job_folder: Path, command: Sequence[str]) -> str:
+def render_command_script(
+    plan: JobPlan, *, job_folder: Path, command: Sequence[str], exclude: Sequence[str] = ()
+) -> str:
     """Return the job script of one command, which is no run's.
 
     Args:
         plan: What is asked for.
         job_folder: The job's folder; its log goes there.
         command: The command line, one word an item.
+        exclude: Nodes that the job is not to have.
 
     Raises:
         InputError: A value could break out of its directive.
     """
     log = log_pattern(job_folder / "%j.log")
-    return _render(COMMAND_TEMPLATE, plan, command, stdout=log, stderr=log, environment=job_environment(plan, {}))
+    environment = job_environment(plan, {})
+    return _render(COMMAND_TEMPLATE, plan, command, exclude=exclude, stdout=log, stderr=log, environment=environment)
 
 
-def _render(template: str, plan: JobPlan, command: Sequence[str], **values: Any) -> str:
+def _render(template: str, plan: JobPlan, command: Sequence[str], *, exclude: Sequence[str], **values: Any) -> str:
     values |= {
+        "exclude": ",".join(exclude),
         "plan": plan,
         "gpu_request": gpu_request(plan),
         "memory": f"{plan.memory_mb_per_node}M",

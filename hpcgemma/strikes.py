@@ -51,9 +51,12 @@ class StrikeList:
     """What of the file is not understood, as a sentence; empty where all is."""
 
     def of(self, node: str) -> list[Strike]:
-        """Return the strikes of a node, one of each incident, oldest first."""
-        first = {(each.run, each.attempt): each for each in reversed(self.strikes) if each.node == node}
-        return sorted(first.values(), key=lambda strike: strike.time)
+        """Return the strikes of a node, the first of each incident, in the file's order."""
+        first: dict[tuple[str, int], Strike] = {}
+        for strike in self.strikes:
+            if strike.node == node:
+                first.setdefault((strike.run, strike.attempt), strike)
+        return list(first.values())
 
     @property
     def nodes(self) -> list[str]:

@@ -45,13 +45,16 @@ def submit(
     from hpcgemma import preflight
     from hpcgemma.cli import command_waiting, console
     from hpcgemma.executors import command_submission
+    from hpcgemma.executors.exclusion import exclusion_for
     from hpcgemma.findings import refuse
     from hpcgemma.slurm.client import PATIENCE_S, SlurmClient
     from hpcgemma.supervise.command_job import run_command
 
     client = SlurmClient(patience_s=PATIENCE_S, on_silence=console.say)
+    exclusion = exclusion_for(plan, client)
+    notes = [*notes, *(note.problem for note in exclusion.notes)]
     if dry_run:
-        script = command_submission.preview_command(plan, job)
+        script = command_submission.preview_command(plan, job, exclusion.nodes)
         for finding in findings:
             console.say(f"Warning: {finding.problem}\n   Try: {finding.hint}")
         for line in notes:
@@ -60,7 +63,7 @@ def submit(
         return 0
     refuse([*findings, *preflight.check_partition(plan, client)])
 
-    job_id = command_submission.submit_command(plan, job, program, request, client, run_command)
+    job_id = command_submission.submit_command(plan, job, program, request, client, run_command, exclusion.nodes)
     said: dict[str, Any] = {
         "name": plan.run_name,
         "job_id": job_id,

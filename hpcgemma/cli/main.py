@@ -20,6 +20,7 @@ COMMANDS = {
     "resume": "Go on with a run from its newest checkpoint.",
     "cancel": "End a run; it is saved first and does not come back.",
     "logs": "Show what a rank has written.",
+    "nodes": "Show the nodes that failed your runs, and take it back.",
     "evaluate": "Judge a trained model: its loss, its answers, the targets.",
     "generate": "Ask a trained model.",
     "export": "Write a run's model as a folder, with a model card.",

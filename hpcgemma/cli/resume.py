@@ -45,6 +45,7 @@ def resume(
     from hpcgemma.cli.submit import show_notes
     from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
     from hpcgemma.executors import submission
+    from hpcgemma.executors.exclusion import exclusion_for
     from hpcgemma.plan import Plan
     from hpcgemma.profiles import Profile
     from hpcgemma.runs import store, tracking
@@ -113,7 +114,9 @@ def resume(
             if plan.scheduler == "slurm":
                 _, _, cautions = chain.going_on(plan, profile, client, need_of(entry.folder))
                 show_notes(cautions)
-            job_id = submission.submit_again(entry, plan, client, supervise, links or 0)
+            exclusion = exclusion_for(plan, client)
+            show_notes(exclusion.notes)
+            job_id = submission.submit_again(entry, plan, client, supervise, links or 0, exclusion.nodes)
             show_notes(chain.queue(entry, plan, client, job_id, links))
             console.say(f"run {entry.name} goes on as job {job_id} {origin}")
             if links:

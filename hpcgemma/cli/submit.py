@@ -59,6 +59,7 @@ def submit(
     from hpcgemma import hub, preflight, userconfig
     from hpcgemma.cli import chain, console, waiting
     from hpcgemma.executors import submission
+    from hpcgemma.executors.exclusion import exclusion_for
     from hpcgemma.findings import refuse
     from hpcgemma.plan import make_plan
     from hpcgemma.profiles import load_profile
@@ -92,8 +93,10 @@ def submit(
     findings = preflight.check_recipe(plan, recipe, model_config)
     notes = preflight.note_recipe(plan, recipe, model_config)
     data = preflight.describe_data(recipe)
+    exclusion = exclusion_for(plan, client)
+    notes += exclusion.notes
     if dry_run:
-        script = submission.preview(plan, folder_of_runs / plan.run_name)
+        script = submission.preview(plan, folder_of_runs / plan.run_name, exclusion.nodes)
         show_preview(plan, script, findings, notes, data, as_json=as_json)
         if links:
             console.say(f"{links} jobs of this script would be queued, each to start when all before it have ended")
@@ -105,7 +108,9 @@ def submit(
         notes += cautions
     refuse(findings)
 
-    entry, job_id = submission.submit_new(plan, profile, recipe, folder_of_runs, client, supervise, links or 0)
+    entry, job_id = submission.submit_new(
+        plan, profile, recipe, folder_of_runs, client, supervise, links or 0, exclusion.nodes
+    )
     notes += chain.queue(entry, plan, client, job_id, links)
     if as_json and not wait:
         console.result_json(
@@ -119,6 +124,7 @@ def submit(
                 "continue_by": plan.continue_by,
                 "continue_reason": choice.reason if choice else None,
                 "links": links,
+                "left_out": list(exclusion.nodes),
                 "data": data,
                 "notes": [dataclasses.asdict(note) for note in notes],
             }

@@ -7,23 +7,31 @@ from typing import Any
 
 from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
 from hpcgemma.executors import worker_command
+from hpcgemma.executors.exclusion import explained
 from hpcgemma.job_plan import JobPlan
 from hpcgemma.render import render_command_script
 from hpcgemma.runs.command_job import CommandJob, Request, create_job
 from hpcgemma.slurm.client import SlurmClient
-from hpcgemma.slurm.refusals import SubmitTimeout
+from hpcgemma.slurm.refusals import SubmitRefused, SubmitTimeout
 
 Runner = Callable[[str], None]
 """What the job calls: it takes the path of the job's folder, and is importable by name on the nodes."""
 
 
-def preview_command(plan: JobPlan, job: CommandJob) -> str:
+def preview_command(plan: JobPlan, job: CommandJob, exclude: Sequence[str] = ()) -> str:
     """Return exactly the job script that would be submitted."""
-    return render_command_script(plan, job_folder=job.path, command=worker_command(job.submitit_dir))
+    command = worker_command(job.submitit_dir)
+    return render_command_script(plan, job_folder=job.path, command=command, exclude=exclude)
 
 
 def submit_command(
-    plan: JobPlan, job: CommandJob, program: str, request: Mapping[str, Any], client: SlurmClient, runner: Runner
+    plan: JobPlan,
+    job: CommandJob,
+    program: str,
+    request: Mapping[str, Any],
+    client: SlurmClient,
+    runner: Runner,
+    exclude: Sequence[str] = (),
 ) -> str:
     """Create a job's folder, submit it, and return its id.
 
@@ -34,6 +42,7 @@ def submit_command(
         request: What the program is asked, as JSON has it.
         client: Runs Slurm's commands.
         runner: What the job calls.
+        exclude: Nodes that it is not to have.
 
     Raises:
         InputError: The folder cannot be written.
@@ -42,9 +51,9 @@ def submit_command(
     from hpcgemma.executors.slurm import SlurmExecutor
 
     def render(command: Sequence[str]) -> str:
-        return render_command_script(plan, job_folder=job.path, command=command)
+        return render_command_script(plan, job_folder=job.path, command=command, exclude=exclude)
 
-    preview_command(plan, job)  # a value that cannot be written is refused before anything is created
+    preview_command(plan, job, exclude)  # a value that cannot be written is refused before anything is created
     wanted = Request(program=program, request=request, ranks=plan.ranks_per_node, cpus_per_rank=plan.cpus_per_rank)
     create_job(job, wanted)
     try:
@@ -63,6 +72,9 @@ def submit_command(
             f"{lost.problem}; its folder is {job.path}",
             f"squeue --me --name {plan.run_name}  shows whether it is there",
         ) from lost
+    except SubmitRefused as refused:
+        job.discard()
+        raise explained(refused, plan.profile, exclude) from refused
     except HpcGemmaError:
         job.discard()
         raise

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcgemma import __version__
 from hpcgemma.errors import HpcGemmaError, InputError, SchedulerError
 from hpcgemma.executors import supervisor_command
+from hpcgemma.executors.exclusion import explained
 from hpcgemma.findings import Finding
 from hpcgemma.plan import Plan
 from hpcgemma.profiles import Profile
@@ -25,7 +26,7 @@ from hpcgemma.runs.measurement import need_of
 from hpcgemma.runs.store import RunEntry
 from hpcgemma.runs.tracking import link_pickle
 from hpcgemma.slurm.client import SlurmClient
-from hpcgemma.slurm.refusals import SubmitTimeout
+from hpcgemma.slurm.refusals import SubmitRefused, SubmitTimeout
 from hpcgemma.slurm.submission import submit_once
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ Supervisor = Callable[[str], str]
 """What the job calls: it takes the run folder's path, and is importable by name on the nodes."""
 
 
-def preview(plan: Plan, run_folder: Path) -> str:
+def preview(plan: Plan, run_folder: Path, exclude: Sequence[str] = ()) -> str:
     """Return exactly what would be submitted: the job script, or the local command line."""
     command = supervisor_command(RunFolder(run_folder))
     if plan.scheduler == "none":
         return shlex.join(command)
-    return render_script(plan, run_folder=run_folder, command=command)
+    return render_script(plan, run_folder=run_folder, command=command, exclude=exclude)
 
 
 def submit_new(
@@ -51,6 +52,7 @@ def submit_new(
     client: SlurmClient,
     supervisor: Supervisor,
     links: int = 0,
+    exclude: Sequence[str] = (),
 ) -> tuple[RunEntry, str]:
     """Create a run and submit its first job.
 
@@ -62,6 +64,7 @@ def submit_new(
         client: Runs Slurm's commands.
         supervisor: What the job calls with the run folder's path.
         links: Jobs that the run is to have and no more; 0: as many as it takes.
+        exclude: Nodes that it is not to have.
 
     Returns:
         The run, and the job's id.
@@ -80,10 +83,10 @@ def submit_new(
         scheduler=plan.scheduler,
         created=time.time(),
     )
-    preview(plan, folder.path)  # a value that cannot be written is refused before anything is created
+    preview(plan, folder.path, exclude)  # a value that cannot be written is refused before anything is created
     store.create_run(entry, _run_file(entry, plan, profile, recipe))
     try:
-        return entry, submit_again(entry, plan, client, supervisor, links)
+        return entry, submit_again(entry, plan, client, supervisor, links, exclude)
     except SubmitTimeout as lost:
         raise SchedulerError(
             f"{lost.problem}; run {entry.name} is kept in {entry.path}",
@@ -95,7 +98,14 @@ def submit_new(
         raise
 
 
-def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: Supervisor, links: int = 0) -> str:
+def submit_again(
+    entry: RunEntry,
+    plan: Plan,
+    client: SlurmClient,
+    supervisor: Supervisor,
+    links: int = 0,
+    exclude: Sequence[str] = (),
+) -> str:
     """Submit a job for a run that has its folder, record it, and return its id.
 
     When it is warned of its end follows from what the run's saves took, once there are any.
@@ -106,6 +116,7 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
         client: Runs Slurm's commands.
         supervisor: What the job calls with the run folder's path.
         links: Jobs that the run is to have and no more; 0: as many as it takes. `queue_links` submits the others.
+        exclude: Nodes that it is not to have.
 
     Raises:
         SchedulerError: Slurm refused or did not answer.
@@ -115,7 +126,9 @@ def submit_again(entry: RunEntry, plan: Plan, client: SlurmClient, supervisor: S
         lead_s = warning_lead_s(need_of(folder), assumed_s=plan.signal_lead_s, walltime_min=plan.walltime_min)
         plan = dataclasses.replace(plan, signal_lead_s=lead_s)
     try:
-        job = _executor(plan, folder, client).submit(supervisor, str(folder.path))
+        job = _executor(plan, folder, client, exclude).submit(supervisor, str(folder.path))
+    except SubmitRefused as refused:
+        raise explained(refused, plan.profile, exclude) from refused
     except OSError as error:
         if plan.scheduler == "slurm":  # sbatch may have answered before the disk refused
             client.cancel(job.job_id for job in client.find_by_comment(plan.comment))
@@ -166,7 +179,7 @@ def queue_links(entry: RunEntry, plan: Plan, client: SlurmClient, job_id: str, l
     return None
 
 
-def _executor(plan: Plan, folder: RunFolder, client: SlurmClient) -> submitit.Executor:
+def _executor(plan: Plan, folder: RunFolder, client: SlurmClient, exclude: Sequence[str]) -> submitit.Executor:
     from hpcgemma.executors.local import LocalExecutor
     from hpcgemma.executors.slurm import SlurmExecutor
 
@@ -176,7 +189,7 @@ def _executor(plan: Plan, folder: RunFolder, client: SlurmClient) -> submitit.Ex
         submitit_dir=folder.submitit_dir,
         command=supervisor_command(folder),
         script_file=folder.script_file,
-        render=lambda command: render_script(plan, run_folder=folder.path, command=command),
+        render=lambda command: render_script(plan, run_folder=folder.path, command=command, exclude=exclude),
         comment=plan.comment,
         known=store.job_ids(folder),
         client=client,

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ def be_a_rank(rank: int, port: int, pipe: Connection) -> None:
 
 
 @pytest.fixture
-def two() -> Iterator[list[tuple[BaseProcess, Connection]]]:
+def two() -> Iterator[list[tuple[ForkProcess, Connection]]]:
     """Two ranks, forked from this process, that have met."""
     fork, port = multiprocessing.get_context("fork"), rendezvous_port()
-    pair: list[tuple[BaseProcess, Connection]] = []
+    pair: list[tuple[ForkProcess, Connection]] = []
     for rank in range(2):
         ours, theirs = fork.Pipe()
         process = fork.Process(target=be_a_rank, args=(rank, port, theirs))
@@ -62,14 +62,14 @@ def two() -> Iterator[list[tuple[BaseProcess, Connection]]]:
         process.join()
 
 
-def test_ranks_that_answer_have_made_contact_in_a_moment(two: list[tuple[BaseProcess, Connection]]) -> None:
+def test_ranks_that_answer_have_made_contact_in_a_moment(two: list[tuple[ForkProcess, Connection]]) -> None:
     for _, pipe in two:
         pipe.send("go")
     assert all(pipe.recv() < LIMIT_S for _, pipe in two)
 
 
 def test_a_rank_that_does_not_answer_is_named_with_its_node_by_the_other(
-    two: list[tuple[BaseProcess, Connection]],
+    two: list[tuple[ForkProcess, Connection]],
 ) -> None:
     (_, first), (silent, _) = two
     assert silent.pid is not None
@@ -83,7 +83,7 @@ def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     store = distributed.TCPStore("127.0.0.1", rendezvous_port(), 3, is_master=True, wait_for_workers=False)
     came = Meeting(store, 1, 3)
     came.tell("came")
-    with pytest.raises(SickNodeError, match="^rank 2 did not start within 1 s$") as caught:
+    with pytest.raises(SickNodeError, match=r"^rank 2 did not start within 1 s$") as caught:
         Meeting(store, 0, 3).hold(timedelta(seconds=1))
     assert caught.value.rank == 2
 
@@ -92,7 +92,7 @@ def test_a_rank_that_computes_something_else_says_so_and_the_outcome_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch, "ones", lambda *size, device: torch.full(size, 2.0, device=device))
-    with pytest.raises(SickNodeError, match="^rank 0: the first computation came to") as caught:
+    with pytest.raises(SickNodeError, match=r"^rank 0: the first computation came to") as caught:
         make_first_contact(Ranks(read_environment({}), CPU), CPU)
     folder = RunFolder(tmp_path)
     write_failure(folder, 1, failure_of(caught.value), rank=0, step=0)
