@@ -6,6 +6,7 @@ hangs in can be told, and ends with the faults that it found. Each line is a JSO
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -24,6 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _GPU_TOOL = "nvidia-smi"
 _GPU_TOOL_TIMEOUT_S = 30.0
 """The driver sets up every GPU when nobody has them open, which takes seconds; a driver that hangs takes for ever."""
+_KILLED_WITHIN_S = 1.0
 _ROWS_QUERY = "--query-remapped-rows=gpu_bus_id,remapped_rows.pending,remapped_rows.failure"
 
 
@@ -102,7 +104,7 @@ def rows_fault(table: str) -> str:
 
 
 def _gpu_tool(*arguments: str) -> str:
-    """Return all that the tool prints. One that hangs in the driver cannot be killed, so it is not waited for."""
+    """Return all that the tool prints. One that hangs in the driver cannot be killed, so it is not waited for long."""
     process = subprocess.Popen(
         [_GPU_TOOL, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -110,6 +112,8 @@ def _gpu_tool(*arguments: str) -> str:
         return process.communicate(timeout=_GPU_TOOL_TIMEOUT_S)[0]
     except subprocess.TimeoutExpired:
         process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_KILLED_WITHIN_S)
         raise
 
 
