@@ -36,11 +36,12 @@ def nodes(profile_name: str | None, forget: str | None, dry_run: bool, as_json: 
             raise InputError(
                 f"nothing is held against a node {forget!r} of {profile_name!r}", "hpcgemma nodes  lists all strikes"
             )
+        what = f"{len(held)} strike{'s' if len(held) > 1 else ''} against {forget}"
         if dry_run:
-            console.say(f"{len(held)} strikes of {forget} would be taken back")
+            console.say(f"{what} would be taken back")
             return
         strikes.forget(profile_name, forget)
-        console.say(f"{len(held)} strikes of {forget} are taken back; jobs may have it again")
+        console.say(f"{what} taken back; jobs may have it again")
         return
     lists = {name: strikes.read_strikes(name) for name in ([profile_name] if profile_name else strikes.clusters())}
     for known in lists.values():

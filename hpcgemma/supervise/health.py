@@ -19,8 +19,8 @@ from hpcgemma.supervise.allocation import Allocation
 LIMIT_S = 60.0
 """Seconds in which a node must have answered."""
 _PROBE = tuple(snapshot.start_command(snapshot.PACKAGE, "hpcgemma.supervise.probe"))
-_SHARED = "folder"
-"""The kind of fault that may be a file system's, which all nodes see."""
+_OF_FILE_SYSTEMS = ("folder", "temporary")
+"""Kinds of faults that may be a file system's, which a run then meets on one node after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Health:
 
     faults: tuple[NodeFault, ...] = ()
     unknown: str = ""
-    """Why nothing is known of the nodes; no node is sick for that."""
+    """Why nothing, or not all, is known of the nodes; no node is sick for that."""
     seconds: float = 0.0
     """How long the check took, the start of the processes included."""
     slowest_s: float = 0.0
@@ -145,15 +145,14 @@ def verdict(
     """Return which nodes are sick.
 
     A node is sick for what its own probe says, or for its silence where another node was heard. Where none was, the
-    check itself did not work, and nothing is known.
+    check itself did not work, and nothing is known. What all of several nodes say is the site's fault or the check's.
 
     Args:
         answers: What the probes said, in any order.
         nodes: The job's nodes.
         timed_out: Whether the time was up.
         words: What srun said.
-        met: Kinds of faults that the run has met before, each with its node; a run folder that cannot be written from
-            one node after another is no node's fault.
+        met: Kinds of faults that the run has met before, each with its node.
     """
     doing = {str(answer["node"]): str(answer["doing"]) for answer in answers if "doing" in answer}
     ended = {str(answer["node"]): answer for answer in answers if "faults" in answer}
@@ -169,13 +168,22 @@ def verdict(
         for node in nodes
         if node not in ended and (silence := _silence(doing.get(node), timed_out=timed_out, others=bool(ended)))
     ]
-    elsewhere = {node for kind, node in met if kind == _SHARED}
-    seers = {fault.node for fault in faults if fault.kind == _SHARED}
-    is_shared = (len(seers) > 1 and seers == set(ended)) or any(seers - {node} for node in elsewhere)
+    shared = [fault for fault in faults if _is_shared(fault, faults, answers=len(ended), met=met)]
     return Health(
-        faults=tuple(fault for fault in faults if not (is_shared and fault.kind == _SHARED)),
+        faults=tuple(fault for fault in faults if fault not in shared),
+        unknown=f"no fault of one node, since others have it too: {shared[0].sentence}" if shared else "",
         slowest_s=max((float(answer.get("seconds", 0)) for answer in ended.values()), default=0.0),
     )
+
+
+def _is_shared(
+    fault: NodeFault, faults: Sequence[NodeFault], *, answers: int, met: Collection[tuple[str, str]]
+) -> bool:
+    """Whether a fault is not its node's: every node that answered has it, or it goes with the run."""
+    seers = {each.node for each in faults if each.kind == fault.kind}
+    is_everywhere = fault.kind != "silent" and len(seers) == answers > 1
+    follows = any(kind == fault.kind and node not in seers for kind, node in met)
+    return is_everywhere or (fault.kind in _OF_FILE_SYSTEMS and follows)
 
 
 def _silence(doing: str | None, *, timed_out: bool, others: bool) -> str:

@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from hpcgemma.processes import node_name
 
 _CONTENT = b"whether this node can write and read what the ranks are about to\n" * 64
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TEMPORARY = Path("/tmp")  # noqa: S108 - what is looked at, not what is used
 _GPU_TOOL = "nvidia-smi"
 _GPU_TOOL_TIMEOUT_S = 30.0
 """The driver sets up every GPU when nobody has them open, which takes seconds; a driver that hangs takes for ever."""
@@ -42,8 +42,13 @@ def folder_fault(folder: Path, name: str) -> str:
 
 
 def temporary_fault() -> str:
-    """Return why the node's temporary folder cannot be used; empty where it can."""
-    folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    """Return why the node's temporary folder cannot be used; empty where it can.
+
+    A TMPDIR that came along from the login node, and is not there, nobody uses.
+    """
+    folder = Path(os.environ.get("TMPDIR") or _TEMPORARY)
+    if not folder.is_dir():
+        folder = _TEMPORARY
     try:
         _write_and_read(folder / f".hpcgemma-probe-{os.getpid()}")
     except OSError as error:

@@ -96,9 +96,11 @@ def test_a_folder_that_cannot_be_written_is_a_fault_and_a_full_disk_is_none_of_o
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    assert probe.temporary_fault() == ""
     monkeypatch.setattr(os, "fsync", refuse)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert probe.folder_fault(tmp_path, "node1") == ""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert probe.temporary_fault() == f"its temporary folder {tmp_path} cannot be written: No space left on device"
 
 
@@ -124,7 +126,6 @@ def answer(node: str, **faults: str) -> dict[str, Any]:
         ([answer("node1")], True, [("node2", "silent", "it starts no process within 60 s")]),
         ([answer("node1")], False, [("node2", "silent", "a process there ends without a word")]),
         ([doing("node1")], False, []),
-        ([answer("node1", folder="no"), answer("node2", folder="no")], False, []),
         ([answer("node1"), answer("node2", folder="no")], False, [("node2", "folder", "no")]),
     ],
 )
@@ -142,10 +143,21 @@ def test_where_no_probe_was_heard_nothing_is_known_and_nobody_is_sick(timed_out:
     assert found == Health(unknown="the nodes could not be checked: srun: error: Unable to create step")
 
 
+@pytest.mark.parametrize("kind", ["gpu", "folder", "temporary"])
+def test_what_all_of_several_nodes_say_is_no_nodes_fault(kind: str) -> None:
+    found = verdict(
+        [answer("node1", **{kind: "no"}), answer("node2", **{kind: "no"})], NODES, timed_out=False, words=""
+    )
+    assert found.faults == ()
+    assert found.unknown == "no fault of one node, since others have it too: no"
+
+
 def test_a_run_folder_that_one_node_after_another_cannot_write_is_no_nodes_fault() -> None:
     only = [answer("node1", folder="no")]
     assert verdict(only, ["node1"], timed_out=False, words="", met=[("folder", "node1")]).faults
     assert not verdict(only, ["node1"], timed_out=False, words="", met=[("folder", "node9")]).faults
+    gpu = [answer("node1", gpu="gone")]
+    assert verdict(gpu, ["node1"], timed_out=False, words="", met=[("gpu", "node9")]).faults
 
 
 def plan_of(profile: str, *settings: str) -> Plan:
