@@ -13,7 +13,7 @@ from hpcgemma.slurm.values import host_names
 from tests.scenario import RECIPE, Terminal, Training, assert_same_training
 
 from .cluster import SlurmCluster
-from .test_runs import REQUEUE, SUCCESSOR, TWO_NODES
+from .login import REQUEUE, SUCCESSOR, TWO_NODES
 
 LOST = "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost."
 SENTENCE = f"node node2 is sick: nvidia-smi lists 0 of the 1 GPUs of the job: {LOST}"
