@@ -12,7 +12,15 @@ import pytest
 
 from hpcgemma.slurm import commands, refusals
 from hpcgemma.slurm.records import JobRecord, NodeGroup
-from hpcgemma.slurm.values import clean_state, duration_min, duration_s, gpu_count, leading_int, local_time
+from hpcgemma.slurm.values import (
+    clean_state,
+    duration_min,
+    duration_s,
+    gpu_count,
+    host_names,
+    leading_int,
+    local_time,
+)
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "slurm_outputs" / "slurm-22.05.8.json").read_text(encoding="utf-8")
@@ -379,6 +387,20 @@ def test_minutes_are_rounded_up() -> None:
 )
 def test_gpus_are_counted_among_the_resources_of_a_node(gres: str, gpus: int) -> None:
     assert gpu_count(gres) == gpus
+
+
+@pytest.mark.parametrize(
+    ("hostlist", "names"),
+    [
+        ("node1", ["node1"]),
+        ("node[1-2,4],login7", ["node1", "node2", "node4", "login7"]),
+        ("lrdn[0099-0101]", ["lrdn0099", "lrdn0100", "lrdn0101"]),
+        ("r[1-2]n[01-02]-ib", ["r1n01-ib", "r1n02-ib", "r2n01-ib", "r2n02-ib"]),
+        ("", []),
+    ],
+)
+def test_the_names_of_hosts_are_unfolded(hostlist: str, names: list[str]) -> None:
+    assert host_names(hostlist) == names
 
 
 def test_values_that_are_none_are_no_error() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcgemma.errors import SchedulerError
@@ -51,11 +51,11 @@ class Chain:
             self._folder.record("continued", by="link", job_id=self._allocation.job_id)
         return True
 
-    def queue_ahead(self, without: Sequence[str] = ()) -> str:
+    def queue_ahead(self, without: Callable[[], Sequence[str]] = tuple) -> str:
         """Queue the next job at once, where one is always to wait: this one may be ended without any notice.
 
         Args:
-            without: Nodes that it is not to have.
+            without: Tells which nodes it is not to have.
 
         Returns:
             What was done, as a sentence; empty where nothing was to do.
@@ -65,7 +65,7 @@ class Chain:
         if not wanted or wanted_links(events) or waiting_links(events):
             return ""
         try:
-            ahead = Successor(self._plan, self._folder, self._allocation, self._client, without).go_on()
+            ahead = Successor(self._plan, self._folder, self._allocation, self._client, without()).go_on()
         except SchedulerError as error:
             return f"no job could be queued ahead: {error.problem}"
         self._folder.record("linked", job_id=ahead.job_id, lead_s=ahead.lead_s)

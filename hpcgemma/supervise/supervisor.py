@@ -101,7 +101,7 @@ class Supervisor:
             if not self._chain.take_turn():
                 self._take_back_jobs()
                 return self._leave_alone()
-            if queued := self._chain.queue_ahead(self._without()):
+            if queued := self._chain.queue_ahead(self._without):
                 self._say(queued)
             return self._run()
         except LockLostError as error:

@@ -52,6 +52,27 @@ def test_a_held_job_is_pending_for_a_reason(cluster: SlurmCluster, client: Slurm
     assert abs(datetime.now() - record.submit_time) < timedelta(seconds=30)
 
 
+def test_a_job_is_kept_from_nodes_where_slurm_has_others(
+    cluster: SlurmCluster, client: SlurmClient, tmp_path: Path
+) -> None:
+    assert client.known_nodes(["node2", "gone"]) == ["node2"]
+    three = script(tmp_path, "#SBATCH --nodes=3 --mem=100", "sleep 60")
+    assert client.objection(three, ["node2"]) == ""
+    assert "node configuration is not available" in client.objection(three, ["node1", "node2"])
+    with pytest.raises(SubmitRefused):
+        client.submit(three, exclude=["node1", "node2"])
+
+    job_id = client.submit(three, exclude=["node1"])
+    cluster.wait_for(lambda: cluster.job_state(job_id) == "RUNNING", "the start")
+    assert client.jobs([job_id])[job_id].node_list == "node[2-4]"
+    client.requeue(job_id)
+    client.exclude_nodes(job_id, ["node2"])
+    cluster.wait_for(lambda: cluster.job_state(job_id) == "PENDING", "the requeue")
+    details = client.show_job(job_id)
+    assert details is not None
+    assert details.fields["ExcNodeList"] == "node2"
+
+
 def test_a_dependent_job_waits_for_the_other(cluster: SlurmCluster, client: SlurmClient, tmp_path: Path) -> None:
     first = client.submit(script(tmp_path, "#SBATCH --hold", "true"))
 
