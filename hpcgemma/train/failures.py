@@ -76,6 +76,20 @@ class OvertakenError(HpcGemmaError):
     """A later attempt works on the run."""
 
 
+class PeersLostError(HpcGemmaError):
+    """The ranks do not reach each other."""
+
+
+_KINDS: tuple[tuple[type[HpcGemmaError], FailureKind], ...] = (
+    (DataError, "data"),
+    (InputError, "input"),
+    (NonFiniteLossError, "non_finite_loss"),
+    (SickNodeError, "sick_node"),
+    (PeersLostError, "peer_lost"),
+    (DiskError, "disk"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A rank's failure."""
@@ -144,15 +158,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _kind_of(error: HpcGemmaError) -> FailureKind:
-    if isinstance(error, DataError):
-        return "data"
-    if isinstance(error, InputError):
-        return "input"
-    if isinstance(error, NonFiniteLossError):
-        return "non_finite_loss"
-    if isinstance(error, SickNodeError):
-        return "sick_node"
-    return "disk" if isinstance(error, DiskError) else "error"
+    return next((kind for cls, kind in _KINDS if isinstance(error, cls)), "error")
 
 
 def write_failure(folder: RunFolder, attempt: int, failure: Failure, *, rank: int, step: int) -> None:

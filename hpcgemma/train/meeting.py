@@ -62,6 +62,10 @@ class Meeting:
         nodes = {rank: self._node_of(rank) for rank in ranks}
         return ", ".join(f"rank {rank}" + (f" on {node}" if node else "") for rank, node in nodes.items())
 
+    def nodes_of(self, ranks: Sequence[int]) -> set[str]:
+        """Return the nodes of ranks that came."""
+        return {self._node_of(rank) for rank in ranks}
+
     def _node_of(self, rank: int) -> str:
         key = _key(_CAME, rank)
         return self.store.get(key).decode() if self.store.check([key]) else ""

@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.train import first_contact
 from hpcgemma.train.environment import read_environment
-from hpcgemma.train.failures import SickNodeError, failure_of, write_failure
+from hpcgemma.train.failures import PeersLostError, SickNodeError, failure_of, write_failure
 from hpcgemma.train.first_contact import make_first_contact
 from hpcgemma.train.meeting import Meeting
 from hpcgemma.train.ranks import Ranks
@@ -78,9 +79,34 @@ def test_a_rank_that_does_not_answer_is_named_with_its_node_by_the_other(
     assert first.recv() == ("sick_node", "rank 1 on node2: no answer to the first contact within 3 s", 1)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "right", "error", "sentence"),
+    [
+        (["n1", "n1", "n2"], [2], SickNodeError, "rank 0 on n1, rank 1 on n1: the sum"),
+        (["n1", "n1", "n2"], [], PeersLostError, "rank 0 on n1, rank 1 on n1, rank 2 on n2: the sum"),
+    ],
+)
+def test_who_has_a_wrong_sum_is_to_blame_where_the_others_have_the_right_one(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[str], right: list[int], error: type[Exception], sentence: str
+) -> None:
+    distributed: Any = dist
+    store = distributed.TCPStore("127.0.0.1", 0, 3, is_master=True, wait_for_workers=False)
+    for rank, node in enumerate(nodes):
+        monkeypatch.setenv("SLURMD_NODENAME", node)
+        meeting = Meeting(store, rank, 3)
+        for word in ("came", *(["right"] if rank in right else [])):
+            meeting.tell(word)
+    here = Ranks(read_environment({}), CPU)
+    here.world_size, here.meeting = 3, Meeting(store, 0, 3)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.fill_(5))
+    monkeypatch.setattr(first_contact, "_TELLING_S", 0.0)
+    with pytest.raises(error, match=f"^{sentence} over all ranks came to 5 instead of 6$"):
+        make_first_contact(here, CPU)
+
+
 def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed: Any = dist
-    store = distributed.TCPStore("127.0.0.1", rendezvous_port(), 3, is_master=True, wait_for_workers=False)
+    store = distributed.TCPStore("127.0.0.1", 0, 3, is_master=True, wait_for_workers=False)
     came = Meeting(store, 1, 3)
     came.tell("came")
     with pytest.raises(SickNodeError, match=r"^rank 2 did not start within 1 s$") as caught:
