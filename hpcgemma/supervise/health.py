@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -14,11 +15,14 @@ from hpcgemma import snapshot
 from hpcgemma.plan import Plan
 from hpcgemma.processes import node_name
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.slurm.values import host_names
 from hpcgemma.supervise.allocation import Allocation
 
 LIMIT_S = 60.0
 """Seconds in which a node must have answered."""
 _PROBE = tuple(snapshot.start_command(snapshot.PACKAGE, "hpcgemma.supervise.probe"))
+_TASK_FAILED = re.compile(r"srun: error: (?P<nodes>\S+): tasks? [\d,-]+: Exited with exit code")
+_LONGEST_WORDS = 300
 _OF_FILE_SYSTEMS = ("folder", "temporary")
 """Kinds of faults that may be a file system's, which a run then meets on one node after the other."""
 
@@ -91,7 +95,7 @@ class HealthCheck:
         timed_out, seconds = self._process.poll() is None, time.monotonic() - self._began
         self.end()
         answers = [answer for line in _lines(self._out) if (answer := _answer(line)) is not None]
-        words = " ".join(_lines(self._words)[-3:])
+        words = " ".join(_lines(self._words))
         health = verdict(answers, self._nodes, timed_out=timed_out, words=words, met=met)
         return replace(health, seconds=seconds)
 
@@ -157,7 +161,7 @@ def verdict(
     doing = {str(answer["node"]): str(answer["doing"]) for answer in answers if "doing" in answer}
     ended = {str(answer["node"]): answer for answer in answers if "faults" in answer}
     if not doing and not ended:
-        return Health(unknown=f"the nodes could not be checked: {words or 'no probe said a word'}")
+        return Health(unknown=f"the nodes could not be checked: {words[-_LONGEST_WORDS:] or 'no probe said a word'}")
     faults = [
         NodeFault(node, str(kind), str(sentence))
         for node, answer in ended.items()
@@ -166,7 +170,8 @@ def verdict(
     faults += [
         NodeFault(node, "silent", silence)
         for node in nodes
-        if node not in ended and (silence := _silence(doing.get(node), timed_out=timed_out, others=bool(ended)))
+        if node not in ended
+        and (silence := _silence(node, doing.get(node), words, timed_out=timed_out, others=bool(ended)))
     ]
     shared = [fault for fault in faults if _is_shared(fault, faults, answers=len(ended), met=met)]
     return Health(
@@ -186,13 +191,19 @@ def _is_shared(
     return is_everywhere or (fault.kind in _OF_FILE_SYSTEMS and follows)
 
 
-def _silence(doing: str | None, *, timed_out: bool, others: bool) -> str:
-    """Return what is wrong with a node whose probe did not end; empty where the check itself may be at fault."""
+def _silence(node: str, doing: str | None, words: str, *, timed_out: bool, others: bool) -> str:
+    """Return what is wrong with a node whose probe did not end; empty where the check itself may be at fault.
+
+    A probe that was killed was so with the whole step, as at a preemption, of which the batch host hears nothing.
+    """
     if timed_out and doing:
         return f"it hangs for {LIMIT_S:.0f} s, {doing}"
     if not others:
         return ""
-    return f"it starts no process within {LIMIT_S:.0f} s" if timed_out else "a process there ends without a word"
+    if timed_out:
+        return f"it starts no process within {LIMIT_S:.0f} s"
+    failed = [name for match in _TASK_FAILED.finditer(words) for name in host_names(match["nodes"])]
+    return "a process there ends without a word" if node in failed else ""
 
 
 def _answer(line: str) -> dict[str, Any] | None:

@@ -124,7 +124,6 @@ def answer(node: str, **faults: str) -> dict[str, Any]:
         ),
         ([doing("node1")], True, [("node1", "silent", "it hangs for 60 s, writing into the run folder")]),
         ([answer("node1")], True, [("node2", "silent", "it starts no process within 60 s")]),
-        ([answer("node1")], False, [("node2", "silent", "a process there ends without a word")]),
         ([doing("node1")], False, []),
         ([answer("node1"), answer("node2", folder="no")], False, [("node2", "folder", "no")]),
     ],
@@ -135,6 +134,22 @@ def test_a_node_is_sick_by_its_own_word_or_by_its_silence_beside_others(
     found = verdict(answers, NODES, timed_out=timed_out, words="")
     assert list(found.faults) == [NodeFault(*fault) for fault in faults]
     assert found.unknown == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        ("srun: error: node2: task 1: Exited with exit code 1", ["a process there ends without a word"]),
+        ("srun: error: node[2-3]: tasks 1-2: Exited with exit code 127", ["a process there ends without a word"]),
+        ("slurmstepd: error: *** STEP 7.0 ON node1 CANCELLED *** srun: error: node2: task 1: Terminated", []),
+        ("", []),
+    ],
+)
+def test_a_probe_that_fails_by_itself_is_its_nodes_fault_and_one_that_was_killed_is_not(
+    words: str, sentences: list[str]
+) -> None:
+    found = verdict([answer("node1")], NODES, timed_out=False, words=words)
+    assert [fault.sentence for fault in found.faults] == sentences
 
 
 @pytest.mark.parametrize("timed_out", [True, False])
