@@ -102,8 +102,7 @@ def kill(bench: Bench, name: str, chance: random.Random) -> dict[str, Any]:
         victims = run.ranks if chance.random() < 0.7 else [chance.choice(run.ranks)]
         for rank in victims:  # of two ranks sometimes one alone, whose peer the supervisor would soon end
             rank.kill()
-        if len(victims) < len(run.ranks):
-            _end_peers(run)
+        end_peers(run)
         codes = run.wait()
         if all(code == 0 for code in codes):
             break  # it had ended by then
@@ -114,8 +113,17 @@ def kill(bench: Bench, name: str, chance: random.Random) -> dict[str, Any]:
     return {"failed": problem is not None, "ranks": ranks, "kills": kills, "problem": problem}
 
 
-def _end_peers(run: Run) -> None:
-    """End the ranks that do not end by themselves, such as one that waits for its peer to come."""
+def end_peers(run: Run) -> None:
+    """Wait for the ranks' end, and after the first failure end the others as the supervisor does.
+
+    One may wait for a peer that a signal met before it could listen.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        codes = [rank.poll() for rank in run.ranks]
+        if any(codes) or None not in codes:
+            break
+        time.sleep(0.01)
     for rank in run.ranks:
         try:
             rank.wait(PEERS_S)

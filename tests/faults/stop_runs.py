@@ -25,7 +25,7 @@ from hpcgemma import checkpoints
 from hpcgemma.files import read_json_lines
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.lock import newest_claim
-from tests.faults.kill_runs import Bench
+from tests.faults.kill_runs import Bench, end_peers
 from tests.faults.trials import Trials, arguments
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 from tests.train.forking import Forker
@@ -84,6 +84,7 @@ class Ranks:
             number = chance.choice((signal.SIGUSR2, signal.SIGTERM))
             for rank in run.ranks if chance.random() < 0.5 else [chance.choice(run.ranks)]:
                 rank.send_signal(number)
+            end_peers(run)
             codes = run.wait()
             if run.folder.final_dir.exists():
                 break  # it had ended by then
