@@ -41,30 +41,48 @@ class Blame:
     """Whether this run is to go on without them at once."""
 
 
-def blame(ending: Ending, node: str | None, events: Sequence[Mapping[str, Any]], *, num_nodes: int) -> Blame | None:
+def blame(ending: Ending, node: str | None, events: Sequence[Mapping[str, Any]]) -> Blame | None:
     """Return which nodes are to blame for an ending, and what follows; None where none is.
 
     Args:
         ending: The last attempt's.
         node: Where the rank is that failed first; None where that is not known.
         events: The run's, that ending included.
-        num_nodes: Nodes of the job. On a single one all ranks fail, so a failure that repeats says less of it: the
-            run tries another, and nothing is held against it.
+
+    What merely repeats on a node may come with the run, and would then strike one healthy node after the other: it is
+    held against the node when the run has gone further without it (``proven``).
     """
     if ending.faults:
         return Blame(faults=ending.faults)
     if node is None:
         return None
     repeats = ending.kind in _PERHAPS and _repeats(events, node)
-    if ending.kind not in _MACHINES and not _is_bus_error(ending) and not repeats:
+    is_machines = ending.kind in _MACHINES or _is_bus_error(ending)
+    if not is_machines and not repeats:
         return None
-    is_machines = not repeats or ending.kind in _MACHINES or _is_bus_error(ending)
     again = f"{_REPEATS} attempts in a row failed there first, the last so: " if repeats else ""
     return Blame(
         faults=(NodeFault(node, ending.kind.value, f"{again}{ending.sentence}"),),
-        is_struck=is_machines or num_nodes > 1,
+        is_struck=is_machines,
         is_left=repeats or ending.kind is EndingKind.SICK_NODE,
     )
+
+
+def proven(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the `sick_node` events of nodes that were left without a strike, and without which the run has saved.
+
+    Of several that were left before it saved only the last counts: the failure went with the run.
+    """
+    found: list[Mapping[str, Any]] = []
+    waiting: list[Mapping[str, Any]] = []
+    for event in events:
+        if event.get("event") == "sick_node" and event.get("is_left") and not event.get("is_struck"):
+            waiting.append(event)
+        elif event.get("event") == "continued":
+            waiting = [each for each in waiting if each["node"] in event.get("without", ())]
+        elif event.get("event") == "saved":
+            found, waiting = [*found, *waiting[-1:]], []
+    return found
 
 
 def left_nodes(events: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.supervise.allocation import Allocation
-from hpcgemma.supervise.blame import blame, left_nodes
+from hpcgemma.supervise.blame import blame, left_nodes, proven
 from hpcgemma.supervise.endings import Ending
 
 
@@ -37,10 +37,10 @@ class SickNodes:
         """
         if not self._allocation.on_slurm:
             return False, []
-        blamed = blame(ending, self.node_of(ending), self._folder.events(), num_nodes=self._plan.nodes)
+        blamed = blame(ending, self.node_of(ending), self._folder.events())
+        said, leaves = self._strike_proven(), False
         if blamed is None:
-            return False, []
-        said, leaves = [], False
+            return False, said
         for fault in blamed.faults:
             is_out, sentence = self._strike(fault.node, attempt, fault.sentence) if blamed.is_struck else (False, "")
             is_left = blamed.is_left or is_out
@@ -56,6 +56,16 @@ class SickNodes:
             )
             said += [sentence] if sentence else []
         return leaves, said
+
+    def _strike_proven(self) -> list[str]:
+        """Strike the nodes without which the run has gone further, unless that is done; return what was done."""
+        known = strikes.read_strikes(self._plan.profile)
+        said = []
+        for event in proven(self._folder.events()):
+            node, attempt = str(event["node"]), int(event["attempt"])
+            if (self._plan.run_name, attempt) not in {(each.run, each.attempt) for each in known.of(node)}:
+                said.append(self._strike(node, attempt, str(event["sentence"]))[1])
+        return said
 
     def _strike(self, node: str, attempt: int, why: str) -> tuple[bool, str]:
         """Strike a node, and return whether it is left out for good now, and what was done."""

@@ -135,4 +135,6 @@ def test_a_node_whose_ranks_end_twice_without_a_word_is_left(
     assert blamed["sentence"].startswith(
         "2 attempts in a row failed there first, the last so: rank 1 ended with exit code"
     )
+    [held] = login.json("nodes")
+    assert (held["node"], len(held["strikes"])) == ("node2", 1), "the run went further without it"
     assert_same_training(run, reference)

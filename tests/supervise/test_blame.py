@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpcgemma.supervise.blame import Blame, blame, left_nodes
+from hpcgemma.supervise.blame import Blame, blame, left_nodes, proven
 from hpcgemma.supervise.endings import Ending, EndingKind, NextMove, classify, next_move, sick_ending
 from hpcgemma.supervise.health import NodeFault
 from hpcgemma.supervise.launchers import RankExit
@@ -23,16 +23,16 @@ def ending(kind: EndingKind, **more: Any) -> Ending:
     return Ending(kind=kind, sentence="why", rank=1, **more)
 
 
-def on_node2(kind: EndingKind, *before: Event, num_nodes: int = 2, **more: Any) -> Blame | None:
+def on_node2(kind: EndingKind, *before: Event, **more: Any) -> Blame | None:
     events = [*before, ended(kind.value, "node2")]
-    return blame(ending(kind, **more), "node2", events, num_nodes=num_nodes)
+    return blame(ending(kind, **more), "node2", events)
 
 
 def test_every_node_that_fails_its_check_is_struck_and_left() -> None:
     faults = (NodeFault("node2", "gpu", "it is gone"), NodeFault("node4", "silent", "it hangs"))
     last = sick_ending(faults)
     assert last.sentence == "node node2 is sick: it is gone; node node4 is sick: it hangs"
-    assert blame(last, None, [], num_nodes=4) == Blame(faults=faults)
+    assert blame(last, None, []) == Blame(faults=faults)
 
 
 @pytest.mark.parametrize(
@@ -62,23 +62,31 @@ def test_what_the_user_decides_or_slurm_does_is_no_nodes_fault_however_often(kin
 def test_a_node_that_ends_two_attempts_in_a_row_is_left(kind: str) -> None:
     assert on_node2(EndingKind(kind)) is None
     fault = NodeFault("node2", kind, "2 attempts in a row failed there first, the last so: why")
-    assert on_node2(EndingKind(kind), ended("unknown", "node2")) == Blame(faults=(fault,))
+    assert on_node2(EndingKind(kind), ended("unknown", "node2")) == Blame(faults=(fault,), is_struck=False)
     assert on_node2(EndingKind(kind), ended("unknown", "node1")) is None
     assert on_node2(EndingKind(kind), ended("unknown", "node2"), {"event": "saved", "step": 20}) is None
     assert on_node2(EndingKind(kind), ended("cuda_oom", "node2")) is None
 
 
-def test_on_a_single_node_what_repeats_sends_the_run_elsewhere_and_is_held_against_nobody() -> None:
-    found = on_node2(EndingKind.RANK_DIED, ended("rank_died", "node2"), num_nodes=1)
-    assert found is not None
-    assert (found.is_struck, found.is_left) == (False, True)
-    struck = on_node2(EndingKind.GPU_FAULT, ended("gpu_fault", "node2"), num_nodes=1)
+def test_a_gpu_fault_that_repeats_is_a_strike_and_the_node_is_left() -> None:
+    struck = on_node2(EndingKind.GPU_FAULT, ended("gpu_fault", "node2"))
     assert struck is not None
     assert (struck.is_struck, struck.is_left) == (True, True)
 
 
+def test_what_repeats_is_held_against_a_node_when_the_run_has_gone_further_without_it() -> None:
+    left = {"event": "sick_node", "node": "node2", "attempt": 2, "is_left": True, "is_struck": False}
+    elsewhere = left | {"node": "node4", "attempt": 4}
+    saved, on = {"event": "saved", "step": 20}, {"event": "continued", "without": ["node2", "node4"]}
+    assert proven([saved, left]) == []
+    assert proven([left, on, saved, saved]) == [left]
+    assert proven([left, on, elsewhere, on, saved]) == [elsewhere], "the failure went with the run"
+    assert proven([left, {"event": "continued"}, saved]) == [], "it was given the node again"
+    assert proven([left | {"is_struck": True}, on, saved]) == []
+
+
 def test_where_the_rank_is_not_known_nobody_is_blamed() -> None:
-    assert blame(ending(EndingKind.GPU_FAULT), None, [], num_nodes=2) is None
+    assert blame(ending(EndingKind.GPU_FAULT), None, []) is None
 
 
 def test_a_rank_that_a_bus_error_killed_is_known_by_its_signal() -> None:
