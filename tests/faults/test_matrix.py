@@ -55,8 +55,8 @@ def test_where_processes_are_tracked_by_cgroup_a_run_survives(cgroup_lab: Lab, p
         assert scenario.play(cgroup_lab).equal
 
 
-def test_every_row_that_can_be_played_has_a_scenario_and_every_scenario_a_name_of_its_own() -> None:
-    assert sorted({scenario.row for scenario in SCENARIOS}) == sorted(set(range(1, 31)) - {23})
+def test_every_row_has_a_scenario_and_every_scenario_a_name_of_its_own() -> None:
+    assert sorted({scenario.row for scenario in SCENARIOS}) == list(range(1, 31))
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,7 @@ from tests.scenario import RECIPE, Terminal, Training, assert_same_training
 
 from .cluster import SlurmCluster
 from .login import REQUEUE, SUCCESSOR, TWO_NODES
-
-LOST = "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost."
-SENTENCE = f"node node2 is sick: nvidia-smi lists 0 of the 1 GPUs of the job: {LOST}"
+from .lost_gpu import SENTENCE, LostGpu
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +24,17 @@ def cluster() -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture
-def login(terminal: Terminal, cluster: SlurmCluster, tmp_path: Path) -> Terminal:
-    """The login node of a cluster whose second node has lost its GPU, as long as there is a file `lost`.
+def gpu(tmp_path: Path) -> LostGpu:
+    """The GPU that the second node has lost."""
+    return LostGpu(tmp_path)
 
-    All nodes are this machine, so they differ in no more than what Slurm calls them.
-    """
+
+@pytest.fixture
+def login(terminal: Terminal, cluster: SlurmCluster, tmp_path: Path, gpu: LostGpu) -> Terminal:
+    """The login node of a cluster whose second node has lost its GPU."""
     cluster.wait_for(lambda: not cluster.run("squeue", "-h").stdout, "idle nodes, of which a job gets the first ones")
-    (tmp_path / "lost").touch()
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        f'#!/bin/sh\nif [ "$1" != -L ]; then echo "00000000:3B:00.0, No, No"; exit; fi\n'
-        f'if [ "$SLURMD_NODENAME" = node2 ] && [ -e "{tmp_path}/lost" ]; then echo "{LOST}"; exit 15; fi\n'
-        'echo "GPU 0: NVIDIA A100-SXM-64GB (UUID: GPU-1)"\n'
-    )
-    tool.chmod(0o755)
-    place = {"SLURM_CONF": str(cluster.conf), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    return Terminal(terminal.folder, {**terminal.environment, **place, "HPCGEMMA_DATA_DIR": str(tmp_path / "data")})
+    place = {"SLURM_CONF": str(cluster.conf), **gpu.environment, "HPCGEMMA_DATA_DIR": str(tmp_path / "data")}
+    return Terminal(terminal.folder, {**terminal.environment, **place})
 
 
 def went_on_elsewhere(run: Training, by: str) -> None:
@@ -97,11 +89,11 @@ def test_a_node_that_is_sick_twice_is_left_out_for_good_until_it_is_forgiven(
     assert "--exclude" not in shown
 
 
-def test_where_slurm_has_no_other_node_the_run_goes_on_with_any(login: Terminal, tmp_path: Path) -> None:
+def test_where_slurm_has_no_other_node_the_run_goes_on_with_any(login: Terminal, gpu: LostGpu) -> None:
     run = login.submit("all-four", SUCCESSOR, "--set", "resources.nodes=4", "--set", "resources.gpus_per_node=1")
     ended = run.wait_for_event("ended")
     assert ended["sentence"] == SENTENCE
-    (tmp_path / "lost").unlink()
+    gpu.find()
     assert run.wait_for_event("started")["node_list"] == "node[1-4]"
     assert "without" not in run.events("continued")[0]
     assert "the run cannot go on without node2" in run.logs()
@@ -109,9 +101,9 @@ def test_where_slurm_has_no_other_node_the_run_goes_on_with_any(login: Terminal,
 
 
 def test_a_node_whose_ranks_end_twice_without_a_word_is_left(
-    login: Terminal, reference: Training, tmp_path: Path
+    login: Terminal, reference: Training, gpu: LostGpu, tmp_path: Path
 ) -> None:
-    (tmp_path / "lost").unlink()
+    gpu.find()
     # What starts a rank fails on one node, before the rank can say anything.
     start = tmp_path / "start"
     start.write_text('#!/bin/sh\n[ "$SLURMD_NODENAME" = node2 ] && exit 1\nexec "$@"\n')

@@ -70,6 +70,7 @@ SCENARIOS = (
     Scenario(20, "the loss is not finite", owners.loss_not_finite),
     Scenario(21, "a rank hangs", processes.rank_hangs, quick=True),
     Scenario(22, "a rank is slow", processes.rank_slow),
+    Scenario(23, "a node has lost its GPU", nodes.gpu_lost, quick=True),
     Scenario(24, "2, then 1, then 2 ranks", owners.other_world_size),
     Scenario(25, "another learning rate at resume", owners.other_recipe),
     Scenario(26, "another version of a library at resume", owners.other_library),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,11 +74,14 @@ class Lab:
             self.close()
             raise
 
-    def submit(self, name: str, *settings: str, profile: str = SUCCESSOR) -> Training:
+    def submit(
+        self, name: str, *settings: str, profile: str = SUCCESSOR, environment: Mapping[str, str] | None = None
+    ) -> Training:
         """Submit the test recipe on two nodes, under a name that an earlier try may have used."""
         name = f"{name}-{self.tracking}"
         shutil.rmtree(Path(self.terminal.environment["HPCGEMMA_RUNS_DIR"]) / name, ignore_errors=True)
-        return self.login.submit(name, profile, *TWO_NODES, *settings)
+        login = Terminal(self.login.folder, {**self.login.environment, **(environment or {})})
+        return login.submit(name, profile, *TWO_NODES, *settings)
 
     def profile(self, name: str, **fields: Any) -> str:
         """Write a profile that differs from the test cluster's in some fields, and return its path."""

@@ -1,11 +1,12 @@
-"""Rows 6, 7 and 8: nodes are lost, their daemon restarts, their memory is full."""
+"""Rows 6, 7, 8 and 23: nodes are lost, their daemon restarts, their memory is full, their GPU is gone."""
 
 from __future__ import annotations
 
 import time
 
 from tests.scenario import wait_until
-from tests.slurm.login import nodes_of, run_ids
+from tests.slurm.login import SUCCESSOR, nodes_of, run_ids
+from tests.slurm.lost_gpu import SENTENCE, LostGpu
 
 from .lab import Lab
 from .observation import Observation
@@ -36,6 +37,23 @@ def _lost(lab: Lab, name: str, *, place: int) -> Observation:
         assert lost not in str(run.events("started")[-1]["node_list"])
     finally:
         cluster.start_node(lost)
+    return seen
+
+
+def gpu_lost(lab: Lab) -> Observation:
+    """A node has lost its GPU before the ranks start."""
+    fault = time.time()
+    run = lab.submit("gpu-lost", environment=LostGpu(lab.folder).environment)
+    try:
+        seen = lab.completed(run, "found before the ranks started; went on in a job without that node", [fault])
+        ended = run.events("ended")[0]
+        assert (ended["ending"], ended["sentence"]) == ("sick_node", SENTENCE)
+        assert run.events("continued")[0]["without"] == ["node2"]
+        assert len(run.events("started")) == 1
+        [held] = lab.login.json("nodes", "--profile", SUCCESSOR)
+        assert (held["node"], len(held["strikes"])) == ("node2", 1)
+    finally:
+        lab.login.call("nodes", "--profile", SUCCESSOR, "--forget", "node2")
     return seen
 
 

@@ -151,7 +151,9 @@ def no_progress(lab: Lab) -> Observation:
     count, said = len(run.events("ended")), run.status()
     assert said["state"] == "FAILED"
     assert f"{count} attempts in a row made no new checkpoint" in said["sentence"]
-    lab.cluster.wait_for(lambda: lab.cluster.job_state(run.job_id) == "FAILED", "the job's end")
+    last = run.events("failed")[-1]["job_id"]
+    lab.cluster.wait_for(lambda: lab.cluster.job_state(last) == "FAILED", "the job's end")
+    assert not lab.login.json("nodes"), "no node is struck for what goes with the run"
     return Observation(happened=f"FAILED after {count} attempts: {said['sentence']}")
 
 
