@@ -139,7 +139,8 @@ def time_use(
         later = attempts[index + 1 :]
         _add_gap(total, end, attempt, submitted)
         end = _end_of(attempt, later, None if waits else now)
-        _add_attempt(total, attempt, later, end)
+        goes_on = now is not None and not waits and not later and attempt.ended is None
+        _add_attempt(total, attempt, later, end, goes_on=goes_on)
     if now is not None and submitted and (waits or not attempts):
         total["queued_s"] += max(0.0, now - max(float(submitted[-1]["time"]), end or 0.0))
     steps = int(total.pop("lost_steps"))
@@ -205,9 +206,9 @@ def _end_of(attempt: _Attempt, later: Sequence[_Attempt], now: float | None) -> 
     return attempt.last_sign if now is None else now
 
 
-def _safe_step(attempt: _Attempt, end: float) -> int:
+def _safe_step(attempt: _Attempt, *, goes_on: bool) -> int:
     """Return the step that the run can go on from, as far as the attempt itself knows: all, while it goes on."""
-    if attempt.ending == "finished" or (attempt.ended is None and end > attempt.last_sign):
+    if goes_on or attempt.ending == "finished":
         return attempt.last_step
     return attempt.saves[-1][0] if attempt.saves else attempt.first_step
 
@@ -228,14 +229,18 @@ def _add_gap(
     total["queued_s"] += max(0.0, attempt.began - max(resumed, end))
 
 
-def _add_attempt(total: dict[str, float], attempt: _Attempt, later: Sequence[_Attempt], end: float) -> None:
+def _add_attempt(
+    total: dict[str, float], attempt: _Attempt, later: Sequence[_Attempt], end: float, *, goes_on: bool
+) -> None:
     """Add the time of an attempt; what comes after the step from which a later one started is lost."""
     first = attempt.first_step_at
     if first is None:
         total["restarting_s"] += max(0.0, end - attempt.began)
         return
     total["restarting_s"] += first - attempt.began
-    kept_step = min([_safe_step(attempt, end), *(each.first_step for each in later if each.first_step_at is not None)])
+    kept_step = min(
+        [_safe_step(attempt, goes_on=goes_on), *(each.first_step for each in later if each.first_step_at is not None)]
+    )
     kept_until = end
     if kept_step < attempt.last_step:
         ends = [at for step, at, _ in attempt.saves if step <= kept_step]

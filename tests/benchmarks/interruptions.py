@@ -19,7 +19,8 @@ from tests.scenario import Training, opened_terminal, wait_until
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.login import SUCCESSOR, TWO_NODES, LoginNode, nodes_of
 
-SETTINGS = ("--set", "training.max_steps=1000000", "--set", "training.epochs=100000", "--set", "watch.training_s=60")
+CHANGES = ("training.max_steps=1000000", "training.epochs=100000", "evaluation.every_steps=100000")
+SETTINGS = tuple(word for change in (*CHANGES, "checkpoint.every_steps=auto") for word in ("--set", change))
 HOURS = (2, 24)
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         SlurmCluster(accounting=False, grace_time_s=60) as cluster,
     ):
         login = LoginNode(terminal, cluster)
-        run = login.submit("interrupted", SUCCESSOR, *TWO_NODES, *SETTINGS, "--set", "checkpoint.every_steps=auto")
+        run = login.submit("interrupted", SUCCESSOR, *TWO_NODES, *SETTINGS)
         run.wait_for_event("training")
         began = time.time()
         count = 0

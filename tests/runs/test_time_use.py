@@ -40,6 +40,12 @@ def test_a_run_that_nothing_interrupts_loses_its_start_and_its_saves_alone() -> 
     assert use.ettr == pytest.approx(106 / 130)
 
 
+def test_a_run_that_goes_on_has_lost_nothing_though_it_writes_while_it_is_looked_at() -> None:
+    use = time_use(FIRST, steps(1, (100, 222), (106, 232)), now=231)
+    assert (use.lost_s, use.lost_steps) == (0, 0)
+    assert use.productive_s == 107
+
+
 def test_a_preempted_run_loses_nothing_but_the_restart() -> None:
     events = [
         *FIRST,
