@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import checkpoints, nodes, owners, preemption, processes, scheduler, signals
+from . import checkpoints, nodes, owners, preemption, processes, scheduler, signals, together
 from .lab import Lab
 from .observation import Observation
 
@@ -81,4 +81,5 @@ SCENARIOS = (
     Scenario(30, "scancel in training", owners.cancelled_in_training, quick=True),
     Scenario(30, "scancel in the grace time", owners.cancelled_in_its_grace),
     Scenario(30, "scancel after a requeue", owners.cancelled_after_requeue, quick=True),
+    Scenario(31, "preempted, a rank killed, warned, the supervisor killed, cancelled", together.one_after_the_other),
 )

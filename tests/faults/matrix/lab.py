@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.scenario import Terminal, Training, assert_same_training
+from tests.scenario import Terminal, Training, assert_same_training, wait_until
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.login import SUCCESSOR, TWO_NODES, LoginNode
 
@@ -18,6 +18,7 @@ from .observation import Observation, figures
 
 Tracking = Literal["linuxproc", "cgroup"]
 _USUAL: dict[str, Any] = {"accounting": False, "grace_time_s": 60}
+_ENDED = ("INTERRUPTED", "CANCELLED", "FAILED")
 TRACKINGS: tuple[Tracking, ...] = ("linuxproc", "cgroup")
 
 
@@ -82,6 +83,12 @@ class Lab:
         shutil.rmtree(Path(self.terminal.environment["HPCGEMMA_RUNS_DIR"]) / name, ignore_errors=True)
         login = Terminal(self.login.folder, {**self.login.environment, **(environment or {})})
         return login.submit(name, profile, *TWO_NODES, *settings)
+
+    def resume(self, run: Training) -> dict[str, Any]:
+        """Resume a run when nothing goes on with it by itself, and return what its status said."""
+        said: dict[str, Any] = wait_until("the end", lambda: (said := run.status())["state"] in _ENDED and said)
+        self.login.call("resume", run.name)
+        return said
 
     def profile(self, name: str, **fields: Any) -> str:
         """Write a profile that differs from the test cluster's in some fields, and return its path."""

@@ -46,10 +46,9 @@ def supervisor_killed(lab: Lab) -> Observation:
     run.wait_for_step(25)
     fault = time.time()
     os.kill(supervisor_of(lab, run), signal.SIGKILL)
-    said = wait_until("the end", lambda: (said := run.status())["state"] == "INTERRUPTED" and said)
+    said = lab.resume(run)
     assert said["sentence"].startswith(f"job {run.job_id} ended as ")
     assert f"hpcgemma resume {run.name}" in said["hint"]
-    lab.login.call("resume", run.name)
     happened = "shown as INTERRUPTED with `hpcgemma resume`, which went on"
     return lab.completed(run, happened, [fault], lost=95)
 
@@ -68,7 +67,7 @@ def supervisor_of_a_chain_killed(lab: Lab) -> Observation:
 
 def supervisor_of(lab: Lab, run: Training) -> int:
     """Return the process of a run's supervisor."""
-    processes = lab.cluster.user_processes(run.job_id)
+    processes = lab.cluster.user_processes(run.events("started")[-1]["job_id"])
     [pid] = [pid for pid, line in processes.items() if "submitit.core._submit" in line]
     return pid
 

@@ -40,9 +40,9 @@ def twice_while_saving(lab: Lab) -> Observation:
     """A second warning comes while the ranks save for the first."""
     run = lab.submit("twice-saving")
     run.wait_for_step(30)
-    fault = _warn(lab, run)
+    fault = warn(lab, run)
     _wait_closely(run, "saving", lambda: _phase(run) == "saving" or bool(run.events("saved")))
-    _warn(lab, run)
+    warn(lab, run)
     seen = lab.completed(run, "one save for both, then on in the same allocation", [fault])
     saved = [event["step"] for event in run.events("saved") if event["time"] > fault]
     assert saved[0] == run.events("ended")[0]["step"]
@@ -68,17 +68,17 @@ def while_evaluating(lab: Lab) -> Observation:
 def _while(lab: Lab, name: str, is_then: Callable[[Training], bool]) -> Observation:
     run = lab.submit(name)
     _wait_closely(run, name, lambda: is_then(run))
-    fault = _warn(lab, run)
+    fault = warn(lab, run)
     seen = lab.completed(run, "handled at the next boundary, then on in the same allocation", [fault])
     [ended, _] = run.events("ended")
     assert ended["time"] - fault < 60
     return seen
 
 
-def _warn(lab: Lab, run: Training) -> float:
+def warn(lab: Lab, run: Training) -> float:
     """Send the batch shell the signal that warns, and return when."""
     moment = time.time()
-    sent = lab.cluster.run("scancel", "--signal=USR2", "--batch", run.job_id)
+    sent = lab.cluster.run("scancel", "--signal=USR2", "--batch", run.events("started")[-1]["job_id"])
     assert sent.returncode == 0, sent.stderr
     return moment
 
@@ -102,7 +102,7 @@ def by_hand(lab: Lab) -> Observation:
     run = lab.submit("warned-by-hand")
     run.wait_for_step(30)
     run.freeze()
-    fault = _warn(lab, run)
+    fault = warn(lab, run)
     run.wait_for_event("warned")
     run.thaw()
     seen = lab.completed(run, "saved, then on in the same allocation", [fault])
