@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +10,17 @@ import pytest
 
 from hpcgemma import checkpoints
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
+from tests.small_disk import NoDiskError, fill, small_disk
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 24 MB of the test's own."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("this machine lets no small disk be mounted")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave not one byte free."""
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
-    return filler
+    try:
+        with small_disk(tmp_path / "disk") as folder:
+            yield folder
+    except NoDiskError as error:
+        pytest.skip(f"{error}")
 
 
 def sound_checkpoints(run: Training) -> list[int]:

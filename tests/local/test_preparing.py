@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.scenario import RECIPE, Terminal, wait_until
+from tests.small_disk import fill
 
 from .test_disks import disk as disk  # the fixture
-from .test_disks import fill
 
 PREPARE = ("data", "prepare", "--recipe", str(RECIPE))
 

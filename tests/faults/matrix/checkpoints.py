@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from hpcgemma.checkpoints import find_checkpoints, latest_checkpoint
 from tests.faulty_disk import FaultyDisk, words_of
 from tests.scenario import Training, wait_until
+from tests.small_disk import fill, small_disk
 
 from .lab import Lab
 from .observation import Observation
@@ -42,12 +41,12 @@ def refusing_disk(lab: Lab) -> Observation:
 
 def full_disk(lab: Lab) -> Observation:
     """A real disk of 24 MB is full to the last byte from one step on."""
-    with _small_disk(lab.folder / f"disk-{lab.tracking}") as disk:
+    with small_disk(lab.folder / f"disk-{lab.tracking}") as disk:
         run = lab.submit("full-disk", "--runs-dir", str(disk))
         run.wait_for_step(45)
         run.freeze()
         before = [each.step for each in find_checkpoints(run.folder / "checkpoints")]
-        filler, fault = _fill(disk), time.time()
+        filler, fault = fill(disk), time.time()
         run.thaw()
         said = wait_until("the end", lambda: (said := run.status())["state"] == "FAILED" and said)
         assert said["sentence"] == "nothing more could be written: No space left on device"
@@ -55,24 +54,6 @@ def full_disk(lab: Lab) -> Observation:
         filler.unlink()
         lab.login.call("resume", run.name)
         return lab.completed(run, f"FAILED: {said['sentence']}; `hpcgemma resume` went on", [fault], lost=80)
-
-
-@contextlib.contextmanager
-def _small_disk(folder: Path) -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def _fill(disk: Path) -> Path:
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
-    return filler
 
 
 def slow_disk(lab: Lab) -> Observation:
