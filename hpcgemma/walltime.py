@@ -1,4 +1,4 @@
-"""Walltimes as Slurm writes them, in whole minutes inside."""
+"""Walltimes as Slurm writes them, in whole minutes inside; and durations as a person says them."""
 
 from __future__ import annotations
 
@@ -43,3 +43,19 @@ def format_walltime(minutes: int) -> str:
     days, rest = divmod(minutes, 1440)
     clock = f"{rest // 60:02d}:{rest % 60:02d}:00"
     return f"{days}-{clock}" if days else clock
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them: 45 s, 12 min, 3 h 05 min, 2 d 04 h."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24:02d} h"

@@ -41,22 +41,6 @@ def result_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def duration(seconds: float | None) -> str:
-    """Return seconds as a person says them: 45 s, 12 min, 3 h 05 min, 2 d 04 h."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24:02d} h"
-
-
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; a column named STATE is coloured."""
     from rich.console import Console

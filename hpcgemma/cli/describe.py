@@ -14,6 +14,7 @@ from hpcgemma.runs.restart import median_restart
 from hpcgemma.runs.state import RunState, RunStatus, chain_position, count_attempts, waiting_links
 from hpcgemma.runs.store import RunEntry
 from hpcgemma.runs.time_use import costs, predicted_ettr, time_use
+from hpcgemma.walltime import duration
 
 _TIMES = ("productive", "saving", "restarting", "lost")
 _PREDICTED_AT_H = (2, 24)
@@ -28,7 +29,7 @@ def figures(progress: Progress) -> str:
     if progress.tokens_per_s is not None:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
     if progress.seconds_left:
-        parts.append(f"{console.duration(progress.seconds_left)} left")
+        parts.append(f"{duration(progress.seconds_left)} left")
     return "  ".join(parts)
 
 
@@ -113,7 +114,7 @@ def show_one(entry: RunEntry, state: RunState) -> None:
             ("loss", _number(facts["loss"], ".4f")),
             ("eval loss", _number(facts["eval_loss"], ".4f")),
             ("tokens/s", _number(facts["tokens_per_s"], ",.0f")),
-            ("time left", console.duration(facts["seconds_left"]) if running else ""),
+            ("time left", duration(facts["seconds_left"]) if running else ""),
             ("ETTR", _time_words(facts["time"])),
             ("predicted", _predicted_words(facts["time"])),
             ("restart", _restart_words(facts["time"])),
@@ -133,7 +134,7 @@ def table_row(entry: RunEntry, state: RunState) -> list[str]:
         state.status.value,
         f"{facts['step']}/{facts['total_steps']}" if facts["total_steps"] else "",
         _number(facts["loss"], ".4f"),
-        console.duration(facts["seconds_left"]) if state.status is RunStatus.RUNNING else "",
+        duration(facts["seconds_left"]) if state.status is RunStatus.RUNNING else "",
         str(facts["attempts"] or ""),
         f"{state.sentence}; {facts['final']}" if facts["final"] else state.sentence,
     ]
@@ -146,8 +147,8 @@ def _time_words(facts: dict[str, Any]) -> str:
     """Return the ETTR and what it is made of."""
     if facts["ettr"] is None:
         return ""
-    parts = ", ".join(f"{console.duration(facts[f'{word}_s'])} {word}" for word in _TIMES)
-    queued = f"; {console.duration(facts['queued_s'])} in the queue" if facts["queued_s"] >= 1 else ""
+    parts = ", ".join(f"{duration(facts[f'{word}_s'])} {word}" for word in _TIMES)
+    queued = f"; {duration(facts['queued_s'])} in the queue" if facts["queued_s"] >= 1 else ""
     return f"{facts['ettr']:.3f}: {parts}{queued}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcgemma.slurm import reasons
 from hpcgemma.slurm.records import JobRecord
+from hpcgemma.walltime import duration
 
 
 class RunStatus(StrEnum):
@@ -126,13 +127,14 @@ def count_attempts(events: Events) -> int:
     return sum(event.get("event") == "started" for event in events)
 
 
-def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState:
+def decide_state(name: str, events: Events, answer: SchedulerAnswer, now: float | None = None) -> RunState:
     """Return the state of a run.
 
     Args:
         name: Name of the run, for the hints.
         events: Its events, oldest first.
         answer: The scheduler's word on `current_job_id(events)`, or on the link that takes its place.
+        now: Seconds since 1970, for the age of what is known; None leaves the age out.
     """
     job = answer.job
     job_id = current_job_id(events) if job is None else job.job_id
@@ -154,7 +156,7 @@ def decide_state(name: str, events: Events, answer: SchedulerAnswer) -> RunState
     if "cancelled" in ended and (job is None or reasons.is_final(job.state)):
         return state(RunStatus.CANCELLED, _cancelled(ended["cancelled"]), f"to go on with it all the same: {resume}")
     if answer.problem:
-        return state(RunStatus.UNKNOWN, f"{answer.problem}; last known: {_last_known(recent)}", "ask again later")
+        return state(RunStatus.UNKNOWN, f"{answer.problem}; last known: {_last_known(recent, now)}", "ask again later")
     if job_id is None:
         return state(RunStatus.INTERRUPTED, "it was prepared, but there is no job of it", resume)
     if job is None:
@@ -234,5 +236,9 @@ def _running(recent: Events) -> str:
     return words[known[-1]] if known else "starting"
 
 
-def _last_known(recent: Events) -> str:
-    return str(recent[-1].get("event")) if recent else "nothing"
+def _last_known(recent: Events, now: float | None) -> str:
+    if not recent:
+        return "nothing"
+    heard_at = recent[-1].get("time")
+    age = "" if now is None or heard_at is None else f", {duration(max(0.0, now - float(heard_at)))} ago"
+    return f"{_running(recent)}{age}"

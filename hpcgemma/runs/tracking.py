@@ -50,7 +50,7 @@ def track(entries: Sequence[RunEntry], client: SlurmClient) -> list[RunState]:
         else:
             known = [jobs[each] for each in (job_id, *ahead) if each in jobs and is_own_job(entry, jobs[each])]
             answer = SchedulerAnswer(job=_in_charge(known, job_id), problem=problem or lost[entry.run_id])
-        states.append(decide_state(entry.name, run_events, answer))
+        states.append(decide_state(entry.name, run_events, answer, time.time()))
     return states
 
 

@@ -101,7 +101,10 @@ def test_cancelled_by_hpcgemma_or_by_scancel_is_cancelled() -> None:
 
 def test_a_silent_scheduler_makes_a_run_unknown_never_failed() -> None:
     found = status([SUBMITTED, STARTED], SchedulerAnswer(problem="the controller does not answer"))
-    assert found == (RunStatus.UNKNOWN, "the controller does not answer; last known: started")
+    assert found == (RunStatus.UNKNOWN, "the controller does not answer; last known: training")
+    events = [SUBMITTED | {"time": 10.0}, STARTED | {"time": 20.0}, {"event": "saved", "step": 5, "time": 100.0}]
+    said = decide_state("r", events, SchedulerAnswer(problem="silence"), now=340.0).sentence
+    assert said == "silence; last known: training, 4 min ago"
 
 
 def test_a_run_that_never_got_a_job_can_be_resumed_but_only_when_that_is_known() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -26,7 +27,7 @@ def down_at_submit_and_status(lab: Lab) -> Observation:
     try:
         said = run.status()
         assert said["state"] == "UNKNOWN"
-        assert "last known: submitted" in said["sentence"]
+        assert re.search(r"; last known: starting, \d+ s ago$", said["sentence"])
         never = ("submit", "--profile", SUCCESSOR, "--recipe", str(RECIPE), "--name", "never")
         refused = lab.login.call(*never, code=3)
         assert "Try:" in refused.stderr
@@ -110,8 +111,8 @@ def hangs_at_status(lab: Lab) -> Observation:
         cluster.resume_controller()
     run.thaw()
     assert said["state"] == "UNKNOWN"
-    assert "last known: " in said["sentence"]
-    return lab.completed(run, "shown as UNKNOWN with what was last known; the run did not notice", [])
+    assert re.search(r"; last known: training, \d+ s ago$", said["sentence"])
+    return lab.completed(run, "shown as UNKNOWN with what was last known, and its age; the run did not notice", [])
 
 
 def id_used_twice(lab: Lab) -> Observation:
