@@ -32,7 +32,9 @@ def step_killed(lab: Lab) -> Observation:
     run = lab.submit("step-killed")
     run.wait_for_step(30)
     fault = time.time()
-    killed = lab.cluster.run("scancel", "--signal=KILL", f"{run.job_id}.0")
+    steps = lab.cluster.run("squeue", "-h", "--steps", f"--jobs={run.job_id}", "-o", "%i").stdout.split()
+    [ranks] = [step for step in steps if step.rpartition(".")[2].isdigit()]
+    killed = lab.cluster.run("scancel", "--signal=KILL", ranks)
     assert killed.returncode == 0, killed.stderr
     seen = lab.completed(run, "relaunched in the same allocation", [fault], lost=95)
     assert run.events("ended")[0]["ending"] == "rank_died"
