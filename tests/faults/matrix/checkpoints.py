@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcgemma.checkpoints import find_checkpoints, latest_checkpoint
-from tests.faulty_disk import FaultyDisk, words_of
+from tests.faulty_disk import words_of
 from tests.scenario import Training, wait_until
 from tests.small_disk import fill, small_disk
 
@@ -24,7 +24,7 @@ _HOLE = 4096
 
 def refusing_disk(lab: Lab) -> Observation:
     """The disk refuses one save after the other: full, over quota, read-only, EIO."""
-    disk = _disk(lab)
+    disk = lab.disk()
     run = lab.submit("refusing-disk", profile=lab.profile("faulty_disk", env=disk.environment))
     faults = []
     for count, number in enumerate(REFUSALS, start=1):
@@ -58,7 +58,7 @@ def full_disk(lab: Lab) -> Observation:
 
 def slow_disk(lab: Lab) -> Observation:
     """Every flush to the disk takes a second."""
-    disk = _disk(lab)
+    disk = lab.disk()
     disk.delay(1.0, ("fsync", "*/checkpoints/*"))
     run = lab.submit("slow-disk", profile=lab.profile("slow_disk", env=disk.environment))
     seen = lab.completed(run, "", [])
@@ -66,12 +66,6 @@ def slow_disk(lab: Lab) -> Observation:
     slowest = max(event["seconds"] for event in run.events("saved"))
     assert slowest > 1
     return replace(seen, happened=f"saves took up to {slowest:.0f} s, and nothing else changed")
-
-
-def _disk(lab: Lab) -> FaultyDisk:
-    folder = lab.folder / f"faulty-{lab.tracking}"
-    folder.mkdir(exist_ok=True)
-    return FaultyDisk(folder)
 
 
 def damaged(lab: Lab) -> Observation:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from tests.faulty_disk import FaultyDisk
 from tests.scenario import Terminal, Training, assert_same_training, wait_until
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.login import SUCCESSOR, TWO_NODES, LoginNode
@@ -95,6 +96,14 @@ class Lab:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"extends": SUCCESSOR, "name": name, **fields}), encoding="utf-8")
         return str(path)
+
+    def disk(self) -> FaultyDisk:
+        """Return a disk that does what it should, until it is told otherwise."""
+        folder = self.folder / "disk"
+        folder.mkdir(exist_ok=True)
+        disk = FaultyDisk(folder)
+        disk.heal()
+        return disk
 
     def completed(self, run: Training, happened: str, faults: Sequence[float], *, lost: int = 0) -> Observation:
         """Wait until a run has ended as if nothing had been, and return what was seen.

@@ -93,18 +93,21 @@ def stopped_while_saving(lab: Lab) -> Observation:
 def _struck_while_saving(
     lab: Lab, name: str, victims: Callable[[list[int]], list[int]], number: signal.Signals, *settings: str
 ) -> Observation:
-    # A save is over in a moment, so the staged folder is waited for from close by.
-    run = lab.submit(name, *settings, "--set", "checkpoint.every_steps=3")
+    # Saves take a second by their slow flushes, so that the signal comes in the middle of one.
+    disk = lab.disk()
+    disk.delay(0.2, ("fsync", "*/.staging-*"))
+    slow = lab.profile("slow_saves", env=disk.environment)
+    run = lab.submit(name, *settings, "--set", "checkpoint.every_steps=10", profile=slow)
     run.wait_for_step(25)
     pids, folder = victims(run.rank_pids()), run.folder / "checkpoints"
     deadline = time.monotonic() + 60
-    while not list(folder.glob(".staging-*")):
+    while not list(folder.glob(".staging-*/state/*")):
         assert time.monotonic() < deadline, "no checkpoint was staged"
     fault = time.time()
     for pid in pids:
         os.kill(pid, number)
     ended = run.wait_for_event("ended")
-    seen = lab.completed(run, f"{ended['sentence']}; relaunched from the checkpoint before", [fault], lost=12)
+    seen = lab.completed(run, f"{ended['sentence']}; relaunched from the checkpoint before", [fault], lost=20)
     assert not run.events("set_aside"), "a half-written checkpoint had a good one's name"
     return seen
 

@@ -78,7 +78,7 @@ def _while(lab: Lab, name: str, is_then: Callable[[Training], bool]) -> Observat
 def warn(lab: Lab, run: Training) -> float:
     """Send the batch shell the signal that warns, and return when."""
     moment = time.time()
-    sent = lab.cluster.run("scancel", "--signal=USR2", "--batch", run.events("started")[-1]["job_id"])
+    sent = lab.cluster.run("scancel", "--signal=USR2", "--batch", run.events("began")[-1]["job_id"])
     assert sent.returncode == 0, sent.stderr
     return moment
 
