@@ -43,12 +43,14 @@ class Stalling:
     def __init__(self, cluster: SlurmCluster, terminal: Terminal) -> None:
         self._cluster = cluster
         self._moments, tools = cluster.folder / "moments", cluster.folder / "bin"
+        self._stall = cluster.folder / "stall"
+        """There while a stall is to come or goes on."""
         tools.mkdir()
         self.calm = LoginNode(terminal, cluster)
         (tools / "sbatch").write_text(
-            f"#!/bin/sh\nread after seconds < {self._moments}\n"
+            f"#!/bin/sh\nif mv {self._moments} {self._stall}; then\nread after seconds < {self._stall}\n"
             f"( sleep $after; kill -STOP {cluster.controller_pid}; sleep $seconds; "
-            f"kill -CONT {cluster.controller_pid} ) > /dev/null 2>&1 &\n"
+            f"kill -CONT {cluster.controller_pid}; rm {self._stall} ) > /dev/null 2>&1 &\nfi 2> /dev/null\n"
             f'{shutil.which("sbatch")} "$@"\ncode=$?\nexit $code\n'
         )
         (tools / "sbatch").chmod(0o755)
@@ -62,6 +64,7 @@ class Stalling:
         self._moments.write_text(f"{after:.3f} {seconds:.3f}\n")
         process = self._stalled.start("submit", "--profile", SUCCESSOR, "--recipe", str(RECIPE), "--name", name)
         _, said = process.communicate()
+        self._cluster.wait_for(lambda: not self._stall.exists(), "the end of the stall")
         self._cluster.wait_for(lambda: self._cluster.run("sinfo", "-h").returncode == 0, "the controller")
         came_to = "submitted"
         if process.returncode == 3:
