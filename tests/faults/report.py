@@ -47,7 +47,7 @@ def between_marks(text: str, mark: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{DOCUMENT} has no marks for {mark}")
-    return pattern.sub(lambda found: f"{found[1]}\n{stamp}\n\n{content}\n{found[2]}", text)
+    return pattern.sub(lambda found: f"{found[1]}\n{stamp}\n\n{content}\n\n{found[2]}", text)
 
 
 # --- the matrix ----------------------------------------------------------------------------------------------
@@ -187,7 +187,8 @@ def moments_table(folder: Path) -> str:
         Counter(str(each["killed while"]) for each in files.read_json_lines(folder / series.file))
         for series in SERIES[:2]
     )
-    lines = ["| killed while | waited for | beside |", "|---|---:|---:|"]
+    lines = ["Where the process that saved was killed, seen from what it left:", ""]
+    lines += ["| killed while | waited for | beside |", "|---|---:|---:|"]
     lines += [f"| {moment} | {count} | {beside[moment]} |" for moment, count in waited.most_common()]
     kills = Counter(kill for each in files.read_json_lines(folder / SERIES[2].file) for kill in each["kills"])
     told = ", ".join(f"{phase} {count}" for phase, count in kills.most_common())
