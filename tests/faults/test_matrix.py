@@ -13,6 +13,7 @@ from .matrix import preemption, processes
 from .matrix.catalogue import SCENARIOS, Scenario
 from .matrix.lab import Lab, Tracking
 from .matrix.observation import figures
+from .report import DOCUMENT
 
 QUICK = [scenario for scenario in SCENARIOS if scenario.quick]
 UNDER_CGROUP = (preemption.with_grace, processes.rank_killed)
@@ -58,6 +59,13 @@ def test_where_processes_are_tracked_by_cgroup_a_run_survives(cgroup_lab: Lab, p
 def test_every_row_has_a_scenario_and_every_scenario_a_name_of_its_own() -> None:
     assert sorted({scenario.row for scenario in SCENARIOS}) == list(range(1, 32))
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
+
+
+def test_the_document_has_a_line_of_each_scenario_and_none_of_them_failed() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [each.name for each in SCENARIOS if f"| {each.row} | {each.fault} | " not in text] == []
+    assert "failed**" not in text
+    assert "not played" not in text
 
 
 def test_figures_are_the_longest_of_each_fault() -> None:
