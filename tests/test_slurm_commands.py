@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpcgemma.slurm import commands, refusals
+from hpcgemma.slurm import commands, orders, refusals
 from hpcgemma.slurm.records import JobRecord, NodeGroup
 from hpcgemma.slurm.values import (
     clean_state,
@@ -195,7 +195,7 @@ def test_show_config_is_read() -> None:
 
 
 def test_a_requeued_job_is_never_told_to_start_in_the_same_second() -> None:
-    assert commands.start_now_argv("12") == ["scontrol", "update", "JobId=12", "StartTime=now+5"]
+    assert orders.start_now_argv("12") == ["scontrol", "update", "JobId=12", "StartTime=now+5"]
 
 
 # --- sinfo -----------------------------------------------------------------------------------------------------
@@ -251,16 +251,16 @@ def test_nodes_are_available_where_jobs_can_be_placed(partition: str, state: str
     ],
 )
 def test_the_job_id_is_found_in_what_sbatch_prints(text: str, job_id: str | None) -> None:
-    assert commands.parse_sbatch(text) == job_id
+    assert orders.parse_sbatch(text) == job_id
 
 
 def test_a_script_is_submitted_by_itself_or_after_another_job() -> None:
     script = Path("/run folder/job.sbatch")
 
-    assert commands.sbatch_argv(script) == ["sbatch", "--parsable", "/run folder/job.sbatch"]
-    assert commands.sbatch_argv(script, "12")[2] == "--dependency=afterany:12"
-    assert commands.sbatch_argv(script, "afterok:12")[2] == "--dependency=afterok:12"
-    assert commands.sbatch_argv(script, "12", "B:USR2@75") == [
+    assert orders.sbatch_argv(script) == ["sbatch", "--parsable", "/run folder/job.sbatch"]
+    assert orders.sbatch_argv(script, "12")[2] == "--dependency=afterany:12"
+    assert orders.sbatch_argv(script, "afterok:12")[2] == "--dependency=afterok:12"
+    assert orders.sbatch_argv(script, "12", "B:USR2@75") == [
         "sbatch",
         "--parsable",
         "--signal=B:USR2@75",
@@ -339,12 +339,12 @@ def test_the_steps_of_a_job_are_those_that_srun_started_the_newest_last() -> Non
 
 
 def test_a_job_is_signalled_through_its_batch_script_or_one_of_its_steps() -> None:
-    assert commands.signal_batch_argv("12", "USR2") == ["scancel", "--signal=USR2", "--batch", "12"]
-    assert commands.signal_step_argv("12.1", "KILL") == ["scancel", "--signal=KILL", "12.1"]
+    assert orders.signal_batch_argv("12", "USR2") == ["scancel", "--signal=USR2", "--batch", "12"]
+    assert orders.signal_step_argv("12.1", "KILL") == ["scancel", "--signal=KILL", "12.1"]
 
 
 def test_a_time_limit_is_set_in_minutes() -> None:
-    assert commands.set_time_limit_argv("12", 5) == ["scontrol", "update", "JobId=12", "TimeLimit=5"]
+    assert orders.set_time_limit_argv("12", 5) == ["scontrol", "update", "JobId=12", "TimeLimit=5"]
 
 
 # --- values ----------------------------------------------------------------------------------------------------

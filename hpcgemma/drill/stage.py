@@ -14,7 +14,7 @@ from typing import Protocol
 from hpcgemma.drill.acts import Act
 from hpcgemma.plan import Plan
 from hpcgemma.processes import child_pids, command_line
-from hpcgemma.slurm import commands
+from hpcgemma.slurm import orders
 from hpcgemma.slurm.client import OrderRefused, SlurmClient
 
 _LEAST_S = 60
@@ -60,18 +60,18 @@ class SlurmStage:
         match act:
             case Act.WARNED:
                 self._client.signal_batch(job_id, self._plan.signal)
-                return _typed(commands.signal_batch_argv(job_id, self._plan.signal))
+                return _typed(orders.signal_batch_argv(job_id, self._plan.signal))
             case Act.RANKS_KILLED:
                 return _typed(self._kill_ranks(job_id))
             case Act.REQUEUED:
                 self._client.requeue(job_id)
-                return _typed(commands.requeue_argv(job_id))
+                return _typed(orders.requeue_argv(job_id))
             case Act.TIME_LIMIT:
                 return self._lower_limit(job_id)
             case Act.JOB_KILLED:
                 ranks = self._kill_ranks(job_id)  # first: else Slurm would send them SIGTERM, at which they save
                 self._client.signal_batch(job_id, "KILL")
-                return _typed(ranks, commands.signal_batch_argv(job_id, "KILL"))
+                return _typed(ranks, orders.signal_batch_argv(job_id, "KILL"))
             case _:
                 raise OrderRefused(f"{act.value} is no act for a job of Slurm", "leave it out")
 
@@ -80,7 +80,7 @@ class SlurmStage:
         if not steps:
             raise OrderRefused(f"job {job_id} has no step with ranks", "the site may hide steps from their users")
         self._client.signal_step(steps[-1], "KILL")
-        return commands.signal_step_argv(steps[-1], "KILL")
+        return orders.signal_step_argv(steps[-1], "KILL")
 
     def _lower_limit(self, job_id: str) -> Done:
         job = self._client.jobs([job_id]).get(job_id)
@@ -91,7 +91,7 @@ class SlurmStage:
         if job.time_limit_min is not None and minutes >= job.time_limit_min:
             raise OrderRefused(f"the time limit of {job.time_limit_min} min is near already", "--time 00:30:00")
         self._client.set_time_limit(job_id, minutes)
-        return Done(shlex.join(commands.set_time_limit_argv(job_id, minutes)), started + minutes * 60)
+        return Done(shlex.join(orders.set_time_limit_argv(job_id, minutes)), started + minutes * 60)
 
 
 def limit_min(elapsed_s: float) -> int:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from hpcgemma.errors import InputError, SchedulerError
-from hpcgemma.slurm import commands, refusals
+from hpcgemma.slurm import commands, orders, refusals
 from hpcgemma.slurm.records import JobDetails, JobRecord, NodeGroup
 from hpcgemma.slurm.refusals import OrderRefused, SubmitRefused, SubmitTimeout
 from hpcgemma.slurm.site import Partition, Qos, Site, partition_of, qos_of, site_of
@@ -183,7 +183,7 @@ class SlurmClient:
 
         Any other complaint, as that no job may be submitted from here, says nothing of the nodes.
         """
-        argv = commands.sbatch_argv(Path(script_path), exclude=exclude, test_only=True)
+        argv = orders.sbatch_argv(Path(script_path), exclude=exclude, test_only=True)
         answer = self._run(argv, clean_environment(os.environ))
         refused = not answer.succeeded and refusals.lacks_nodes(answer.complaint)
         return refusals.own_words(answer.complaint) if refused else ""
@@ -213,10 +213,10 @@ class SlurmClient:
                 again.
             SchedulerError: The controller could not be reached; no job exists.
         """
-        argv = commands.sbatch_argv(Path(script_path), dependency, signal, exclude)
+        argv = orders.sbatch_argv(Path(script_path), dependency, signal, exclude)
         # The job inherits this environment, so nothing that is meant for reading output goes into it.
         answer = self._run(argv, clean_environment(os.environ))
-        job_id = commands.parse_sbatch(answer.output)
+        job_id = orders.parse_sbatch(answer.output)
         if answer.succeeded and job_id is not None:
             return job_id
         failure = refusals.failure_of(answer.complaint)
@@ -234,7 +234,7 @@ class SlurmClient:
         wanted = list(job_ids)
         _check_job_ids(wanted)
         if wanted:
-            self._ask(commands.scancel_argv(wanted), expected=("unknown job",), harmless="already complet")
+            self._ask(orders.scancel_argv(wanted), expected=("unknown job",), harmless="already complet")
 
     def requeue(self, job_id: str) -> None:
         """Put a job back into the queue; a running one is ended first, a pending one stays as it is.
@@ -244,7 +244,7 @@ class SlurmClient:
             SchedulerError: Slurm does not answer.
         """
         _check_job_ids([job_id])
-        self._ask(commands.requeue_argv(job_id), harmless="is pending execution")
+        self._ask(orders.requeue_argv(job_id), harmless="is pending execution")
 
     def exclude_nodes(self, job_id: str, nodes: Sequence[str]) -> None:
         """Keep a job that waits from nodes, in the place of those that it was kept from before.
@@ -252,15 +252,15 @@ class SlurmClient:
         Slurm checks nothing here: with too few nodes left the job is held for ever. Ask ``objection`` before.
         """
         _check_job_ids([job_id])
-        self._ask(commands.exclude_argv(job_id, nodes))
+        self._ask(orders.exclude_argv(job_id, nodes))
 
     def start_now(self, job_id: str) -> None:
         """Shorten the two minutes that a requeued job waits to five seconds; it must be pending by now.
 
-        Not to none at all: see ``commands.SAFE_REQUEUE_WAIT_S``.
+        Not to none at all: see ``orders.SAFE_REQUEUE_WAIT_S``.
         """
         _check_job_ids([job_id])
-        self._ask(commands.start_now_argv(job_id))
+        self._ask(orders.start_now_argv(job_id))
 
     def set_time_limit(self, job_id: str, minutes: int) -> None:
         """Give a job another time limit, counted from its start.
@@ -270,7 +270,7 @@ class SlurmClient:
             SchedulerError: Slurm does not answer.
         """
         _check_job_ids([job_id])
-        self._ask(commands.set_time_limit_argv(job_id, minutes))
+        self._ask(orders.set_time_limit_argv(job_id, minutes))
 
     def signal_batch(self, job_id: str, signal: str) -> None:
         """Send a signal, by its name without SIG, to a job's batch script; KILL ends the job as FAILED.
@@ -280,7 +280,7 @@ class SlurmClient:
             SchedulerError: Slurm does not answer.
         """
         _check_job_ids([job_id])
-        self._ask(commands.signal_batch_argv(job_id, signal))
+        self._ask(orders.signal_batch_argv(job_id, signal))
 
     def signal_step(self, step_id: str, signal: str) -> None:
         """Send a signal, by its name without SIG, to the ranks of a step.
@@ -289,7 +289,7 @@ class SlurmClient:
             OrderRefused: There is no such step.
             SchedulerError: Slurm does not answer.
         """
-        self._ask(commands.signal_step_argv(step_id, signal))
+        self._ask(orders.signal_step_argv(step_id, signal))
 
     # --- running --------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scenario import Terminal, Training
-from tests.slurm.cluster import cgroup_available, missing_reason
+from tests.slurm.cluster import missing_reason
+from tests.slurm.conftest import require_cgroup
 
 from .matrix import preemption, processes
 from .matrix.catalogue import SCENARIOS, Scenario
@@ -28,8 +29,7 @@ def lab(terminal: Terminal, reference: Training, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def cgroup_lab(terminal: Terminal, reference: Training, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A cluster that tracks processes as production does."""
-    if not cgroup_available():
-        pytest.skip("this machine has no writable cgroup v1 freezer, which proctrack/cgroup needs")
+    require_cgroup()
     yield from _lab(terminal, reference, tmp_path_factory, "cgroup")
 
 

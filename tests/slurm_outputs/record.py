@@ -18,7 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from hpcgemma.slurm import commands  # noqa: E402 - found through the line above
+from hpcgemma.slurm import commands, orders  # noqa: E402 - found through the line above
 from tests.slurm.cluster import SlurmCluster  # noqa: E402
 
 HOSTILE_NAME = "we|ird na\tme \x1f é'\"$(x)\nsecond=line"
@@ -121,9 +121,9 @@ def record_all(cluster: SlurmCluster) -> Recorder:
     recorder.record("show_pending", commands.show_job_argv(waiting))
     recorder.record("show_requeued", commands.show_job_argv(requeued))
     recorder.record("show_unknown", commands.show_job_argv("99"))
-    recorder.record("requeue_pending", commands.requeue_argv(waiting))
-    recorder.record("requeue_unknown", commands.requeue_argv("99"))
-    recorder.record("start_now_unknown", commands.start_now_argv("99"))
+    recorder.record("requeue_pending", orders.requeue_argv(waiting))
+    recorder.record("requeue_unknown", orders.requeue_argv("99"))
+    recorder.record("start_now_unknown", orders.start_now_argv("99"))
     recorder.record("sinfo", commands.sinfo_argv("boost_usr_prod"))
     recorder.record("sinfo_unknown", commands.sinfo_argv("nowhere"))
     recorder.record("show_config", commands.show_config_argv())
@@ -136,13 +136,13 @@ def record_all(cluster: SlurmCluster) -> Recorder:
     cluster.wait_for(lambda: ".1\n" in cluster.run(*steps).stdout, "the second step")
     recorder.record("steps", steps)
     recorder.record("steps_unknown", commands.steps_argv("99"))
-    recorder.record("time_limit", commands.set_time_limit_argv(stepped, 5))
-    recorder.record("time_limit_unknown", commands.set_time_limit_argv("99", 5))
-    recorder.record("step_unknown", commands.signal_step_argv(f"{stepped}.0", "KILL"))
-    recorder.record("batch_unknown", commands.signal_batch_argv("99", "USR2"))
+    recorder.record("time_limit", orders.set_time_limit_argv(stepped, 5))
+    recorder.record("time_limit_unknown", orders.set_time_limit_argv("99", 5))
+    recorder.record("step_unknown", orders.signal_step_argv(f"{stepped}.0", "KILL"))
+    recorder.record("batch_unknown", orders.signal_batch_argv("99", "USR2"))
     fixed = cluster.submit("--nodelist=node4", "--no-requeue", "--output=/dev/null", "--wrap=exec sleep 1000")
     cluster.wait_for(lambda: cluster.job_state(fixed) == "RUNNING", "the job to run")
-    recorder.record("requeue_forbidden", commands.requeue_argv(fixed))
+    recorder.record("requeue_forbidden", orders.requeue_argv(fixed))
     cluster.urgent_job(nodes="node2")
     preempted = commands.show_job_argv(running)
     cluster.wait_for(lambda: "PreemptTime=2" in cluster.run(*preempted).stdout, "the preemption to begin")
@@ -160,12 +160,12 @@ def record_all(cluster: SlurmCluster) -> Recorder:
     cluster.pause_controller()
     recorder.record("squeue_paused", commands.squeue_argv())
     recorder.record("sbatch_paused", ["sbatch", "--parsable", "--output=/dev/null", "--wrap=true"])
-    recorder.record("scancel_paused", commands.scancel_argv([running]))
+    recorder.record("scancel_paused", orders.scancel_argv([running]))
     cluster.resume_controller()
     cluster.stop_controller()
     recorder.record("squeue_down", commands.squeue_argv())
     recorder.record("sbatch_down", ["sbatch", "--parsable", "--output=/dev/null", "--wrap=true"])
-    recorder.record("scancel_down", commands.scancel_argv([running]))
+    recorder.record("scancel_down", orders.scancel_argv([running]))
     recorder.record("show_down", commands.show_job_argv(running))
     return recorder
 
