@@ -115,7 +115,8 @@ class Deed:
 def is_ready(events: Sequence[Mapping[str, Any]], reached: Mapping[int, int], interval: int) -> bool:
     """Return whether a run can meet its next act: it trains, has a checkpoint, and made some steps after it.
 
-    What it had to make again must be done, so that it can be compared.
+    What it had to make again must be done, so that it can be compared. At a step that is due to be saved it cannot: an
+    act that comes during the save would take nothing away.
 
     Args:
         events: The run's events.
@@ -128,7 +129,8 @@ def is_ready(events: Sequence[Mapping[str, Any]], reached: Mapping[int, int], in
     step = reached.get(attempt, 0)
     before = max((last for number, last in reached.items() if number != attempt), default=0)
     saved = max((int(event["step"]) for event in events if event.get("event") == "saved"), default=0)
-    return step > before and 0 < saved <= step - max(1, interval // _SAVED_STEPS_SHARE)
+    is_saving = step % interval == 0
+    return step > before and not is_saving and 0 < saved <= step - max(1, interval // _SAVED_STEPS_SHARE)
 
 
 def training_attempt(events: Sequence[Mapping[str, Any]]) -> int | None:

@@ -56,6 +56,7 @@ SECOND = [event("ended", attempt=1), event("began", attempt=2), event("training"
         pytest.param(FIRST, {1: 50}, False, id="no checkpoint yet"),
         pytest.param([*FIRST, event("saved", step=100)], {1: 119}, False, id="little to lose"),
         pytest.param([*FIRST, event("saved", step=100)], {1: 120}, True, id="something to lose"),
+        pytest.param([*FIRST, event("saved", step=100)], {1: 200}, False, id="in a save"),
         pytest.param([*FIRST, event("saved", step=100), event("warned")], {1: 150}, False, id="warned"),
         pytest.param([*FIRST, event("saved", step=100), *SECOND], {1: 150, 2: 150}, False, id="still made again"),
         pytest.param([*FIRST, event("saved", step=100), *SECOND], {1: 150, 2: 151}, True, id="made again"),

@@ -37,9 +37,9 @@ def test_a_drill_warns_ends_and_kills_a_run_that_comes_back_each_time_in_the_sam
         assert announced["resumed_step"] == announced["reached_step"] > 30
         assert 0 <= announced["saved_in_s"] < announced["back_after_s"]
     for killed in (ranks_killed, job_killed):
-        assert 0 < killed["lost_steps"] <= killed["allowed_loss"] == 30
+        assert 0 <= killed["lost_steps"] <= killed["allowed_loss"] == 30
         assert killed["repeated_steps"] == killed["lost_steps"]
-        assert killed["same_bits"] is True
+        assert killed["same_bits"] is (True if killed["lost_steps"] else None), "0: it had just saved"
     assert [act["way"] for act in report["acts"]] == ["requeue", "in place", "resume", "resume"]
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     drilled = [(event["act"], event["command"].split()[:2]) for event in events if event["event"] == "drilled"]

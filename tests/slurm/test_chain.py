@@ -11,6 +11,9 @@ from tests.scenario import Terminal, Training, assert_same_training, wait_until
 from .cluster import SlurmCluster
 from .login import SUCCESSOR, TWO_NODES
 
+SHORT_S = 45
+"""What is left of a job whose time limit comes: Slurm looks every 30 s, and warns the last 20 s."""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmCluster]:
@@ -72,15 +75,16 @@ def test_cancel_ends_every_link(login: Terminal, cluster: SlurmCluster) -> None:
 def test_the_last_link_ends_the_chain_and_resume_goes_on(
     login: Terminal, cluster: SlurmCluster, reference: Training
 ) -> None:
-    run = login.submit("one-link", SUCCESSOR, *TWO_NODES, "--links", "1", "--time", "1")
-    wait_until("training, or the warning on a slow machine", lambda: run.step() >= 5 or run.events("warned"))
+    run = login.submit("one-link", SUCCESSOR, *TWO_NODES, "--links", "1")
+    run.wait_for_step(5)
     run.freeze()
+    cluster.run("scontrol", "update", f"JobId={run.job_id}", f"EndTime=now+{SHORT_S}")
     run.wait_for_event("warned")
     run.thaw()
     said = wait_until("the end", lambda: (said := run.status())["state"] == "INTERRUPTED" and said)
     assert said["sentence"] == "the last of its 1 links ended before it was finished"
     assert not run.events("continued")
-    login.call("resume", run.name, "--time", "30")
+    login.call("resume", run.name)
     assert run.wait_for_end()["state"] == "COMPLETED"
     lead_s = [event["lead_s"] for event in run.events("submitted")]
     assert lead_s[0] == 20
