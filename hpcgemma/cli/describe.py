@@ -1,24 +1,17 @@
-"""A run in words, figures and JSON."""
+"""A run in words and figures."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
 from typing import Any
 
-from hpcgemma import files
 from hpcgemma.cli import console
-from hpcgemma.runs import store
-from hpcgemma.runs.progress import Progress, read_progress, read_scores
-from hpcgemma.runs.restart import median_restart
-from hpcgemma.runs.state import RunState, RunStatus, chain_position, count_attempts, waiting_links
+from hpcgemma.runs.facts import as_mapping
+from hpcgemma.runs.progress import Progress
+from hpcgemma.runs.state import RunState, RunStatus
 from hpcgemma.runs.store import RunEntry
-from hpcgemma.runs.time_use import costs, predicted_ettr, time_use
 from hpcgemma.walltime import duration
 
 _TIMES = ("productive", "saving", "restarting", "lost")
-_PREDICTED_AT_H = (2, 24)
-"""Mean hours between interruptions for which an ETTR is predicted."""
 
 
 def figures(progress: Progress) -> str:
@@ -31,64 +24,6 @@ def figures(progress: Progress) -> str:
     if progress.seconds_left:
         parts.append(f"{duration(progress.seconds_left)} left")
     return "  ".join(parts)
-
-
-def as_mapping(entry: RunEntry, state: RunState, *, with_time: bool = True) -> dict[str, Any]:
-    """Return everything about a run as plain values. These names are what scripts rely on.
-
-    Args:
-        entry: The run.
-        state: Its state.
-        with_time: Whether to add where its time went, for which all of its metrics are read.
-    """
-    progress = read_progress(entry.folder)
-    events = entry.folder.events()
-    job = state.job
-    position = chain_position(events, state.job_id)
-    return {
-        "name": entry.name,
-        "run_id": entry.run_id,
-        "state": state.status.value,
-        "sentence": state.sentence,
-        "hint": state.hint,
-        "profile": entry.profile,
-        "recipe": entry.recipe,
-        "folder": entry.path,
-        "job_id": state.job_id,
-        "job_ids": store.job_ids(entry.folder),
-        "job_state": job.state if job else None,
-        "reason": job.reason if job else None,
-        "nodes": job.node_list if job else None,
-        "link": position and list(position),
-        "waiting_links": [] if state.status.is_final else waiting_links(events),
-        "attempts": count_attempts(events),
-        "last_ending": _last_ending(events),
-        "stragglers": _stragglers(events),
-        "step": progress.step if progress else None,
-        "total_steps": progress.total_steps if progress else None,
-        "loss": progress.loss if progress else None,
-        "eval_loss": progress.eval_loss if progress else None,
-        "tokens_per_s": progress.tokens_per_s if progress else None,
-        "seconds_left": progress.seconds_left if progress and not state.status.is_final else None,
-        "answers": read_scores(entry.folder),
-        "final": str(entry.folder.final_dir) if entry.folder.final_dir.is_dir() else None,
-        **({"time": time_facts(entry, state, events)} if with_time else {}),
-    }
-
-
-def time_facts(entry: RunEntry, state: RunState, events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return where a run's time went, its ETTR, and the ETTR that its measured costs predict."""
-    now = time.time() if state.status.is_active else None
-    metrics = files.read_json_lines(entry.folder.metrics_file)
-    use = time_use(events, metrics, now, waits=state.status is RunStatus.PENDING)
-    known = costs(events)
-    predicted = {
-        f"{hours} h": round(predicted_ettr(**asdict(known), mtti_s=hours * 3600), 4)
-        for hours in _PREDICTED_AT_H
-        if known is not None
-    }
-    parts = {part: round(seconds, 3) for part, seconds in median_restart(events).items()}
-    return use.as_mapping() | {"predicted_ettr": predicted, "restart_s": parts}
 
 
 def show_one(entry: RunEntry, state: RunState) -> None:
@@ -164,22 +99,6 @@ def _restart_words(facts: dict[str, Any]) -> str:
     longest = sorted(parts, key=lambda part: -parts[part])[:3]
     told = ", ".join(f"{part} {parts[part]:.1f} s" for part in longest)
     return f"{sum(parts.values()):.1f} s from its nodes to its first step: {told}" if parts else ""
-
-
-def _last_ending(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return how the newest attempt that is over ended: its kind, why, and what to do where it happens again."""
-    ended = next((event for event in reversed(events) if event.get("event") == "ended"), None)
-    return None if ended is None else {word: ended.get(word) for word in ("attempt", "ending", "sentence", "hint")}
-
-
-def _stragglers(events: list[dict[str, Any]]) -> list[str]:
-    """Return the sentences on slow ranks of the newest attempt."""
-    newest = max((event["attempt"] for event in events if event.get("event") == "started"), default=None)
-    return [
-        str(event.get("sentence"))
-        for event in events
-        if event.get("event") == "straggler" and event.get("attempt") == newest
-    ]
 
 
 def _answers(scores: dict[str, dict[str, Any]]) -> list[str]:

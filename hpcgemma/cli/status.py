@@ -27,6 +27,7 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
     """
     from hpcgemma.cli import choosing, console, describe
     from hpcgemma.runs import store, tracking
+    from hpcgemma.runs.facts import as_mapping
     from hpcgemma.slurm.client import SlurmClient
 
     client = SlurmClient()
@@ -39,7 +40,7 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
         if tracking.end_requeue_wait(entry, state, client):
             console.say(f"job {state.job_id} was waiting after its requeue; asked Slurm to start it now")
         if as_json:
-            console.result_json(describe.as_mapping(entry, state))
+            console.result_json(as_mapping(entry, state))
         else:
             describe.show_one(entry, state)
         return
@@ -51,7 +52,7 @@ def status(run: str | None, show_all: bool, as_json: bool) -> None:
         tracking.end_requeue_wait(entry, state, client)
     if as_json:
         pairs = zip(shown, states, strict=True)
-        console.result_json([describe.as_mapping(entry, state, with_time=False) for entry, state in pairs])
+        console.result_json([as_mapping(entry, state, with_time=False) for entry, state in pairs])
     elif not shown:
         console.say("no runs yet; try: hpcgemma submit --profile local --recipe svg_captions_tiny --wait")
     else:

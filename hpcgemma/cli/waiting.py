@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from hpcgemma.cli import console, describe
 from hpcgemma.runs import tracking
+from hpcgemma.runs.facts import as_mapping
 from hpcgemma.runs.progress import read_progress
 from hpcgemma.runs.state import RunState, RunStatus
 from hpcgemma.runs.store import RunEntry
@@ -38,7 +39,7 @@ def wait_for(entry: RunEntry, client: SlurmClient, poll_interval_s: float, *, as
         )
         raise
     if as_json:
-        console.result_json(describe.as_mapping(entry, state))
+        console.result_json(as_mapping(entry, state))
     else:
         describe.show_one(entry, state)
     return 0 if state.status is RunStatus.COMPLETED else 1

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-Events = Sequence[Mapping[str, Any]]
+from hpcgemma.runs.attempts import Events, attempts_of
+from hpcgemma.runs.spans import Span, Use, spans
 
 _SAVED_ENDINGS = ("finished", "stopped")
 
@@ -81,6 +82,31 @@ def predicted_ettr(
     return 1 / (1 + save_s / interval_s + (lost + restart_s) / mtti_s)
 
 
+def time_use(
+    events: Events, metrics: Iterable[Mapping[str, Any]], now: float | None = None, *, waits: bool = False
+) -> TimeUse:
+    """Return where a run's time went; the arguments are those of `spans`."""
+    return time_use_of(spans(events, metrics, now, waits=waits))
+
+
+def time_use_of(pieces: Sequence[Span]) -> TimeUse:
+    """Return the sums of a run's pieces of time."""
+
+    def seconds(use: Use) -> float:
+        return sum(span.seconds for span in pieces if span.use is use)
+
+    training = [span for span in pieces if span.use is Use.TRAINING]
+    return TimeUse(
+        productive_s=sum(max(0.0, span.seconds - span.saving_s) for span in training),
+        saving_s=sum(span.saving_s for span in training),
+        restarting_s=seconds(Use.RESTARTING),
+        lost_s=seconds(Use.LOST),
+        queued_s=seconds(Use.QUEUED),
+        stopped_s=seconds(Use.STOPPED),
+        lost_steps=sum(span.lost_steps for span in pieces),
+    )
+
+
 def hours_to_loss(events: Events, *, assumed_h: float) -> float:
     """Return the mean hours with nodes to an interruption that loses work, as far as the run has seen.
 
@@ -91,65 +117,16 @@ def hours_to_loss(events: Events, *, assumed_h: float) -> float:
         events: The run's events.
         assumed_h: What to assume before any were seen.
     """
-    attempts = _attempts(events, ())
+    attempts = attempts_of(events, ())
     ended = attempts[:-1]
     lost = sum(each.first_step_at is not None and each.ending not in _SAVED_ENDINGS for each in ended)
-    seconds = sum(_end_of(each, attempts[index + 1 :], None) - each.began for index, each in enumerate(attempts))
+    seconds = sum(each.end(attempts[index + 1 :], None) - each.began for index, each in enumerate(attempts))
     return (assumed_h + seconds / 3600) / (1 + lost)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One launch of the ranks, from getting the nodes to its end."""
-
-    number: int
-    job_id: str
-    began: float
-    relaunched: bool = False
-    """Whether it had the allocation of the one before."""
-    first_step_at: float | None = None
-    first_step: int = 0
-    """Steps taken before."""
-    saves: list[tuple[int, float, float]] = field(default_factory=list)
-    """Step, end and seconds of each."""
-    failed_saves: list[tuple[float, float]] = field(default_factory=list)
-    """End and seconds of each that the disk refused."""
-    last_step: int = 0
-    last_sign: float = 0.0
-    ended: float | None = None
-    ending: str = ""
-
-
-def time_use(
-    events: Events, metrics: Iterable[Mapping[str, Any]], now: float | None = None, *, waits: bool = False
-) -> TimeUse:
-    """Return where a run's time went.
-
-    Args:
-        events: Its events, oldest first.
-        metrics: Lines of its metrics.
-        now: Seconds since 1970, where it still waits or runs; None where it does not, and its last sign of life counts.
-        waits: Whether it waits for nodes now.
-    """
-    attempts = _attempts(events, metrics)
-    submitted = [event for event in events if event.get("event") == "submitted"]
-    total: dict[str, float] = dict.fromkeys(TimeUse.__dataclass_fields__, 0.0)
-    end: float | None = None
-    for index, attempt in enumerate(attempts):
-        later = attempts[index + 1 :]
-        _add_gap(total, end, attempt, submitted)
-        end = _end_of(attempt, later, None if waits else now)
-        goes_on = now is not None and not waits and not later and attempt.ended is None
-        _add_attempt(total, attempt, later, end, goes_on=goes_on)
-    if now is not None and submitted and (waits or not attempts):
-        total["queued_s"] += max(0.0, now - max(float(submitted[-1]["time"]), end or 0.0))
-    steps = int(total.pop("lost_steps"))
-    return TimeUse(lost_steps=steps, **total)
 
 
 def costs(events: Events) -> Costs | None:
     """Return what interruptions cost a run as far as it was measured; None before two saves of one attempt."""
-    attempts = _attempts(events, ())
+    attempts = attempts_of(events, ())
     saves = [seconds for attempt in attempts for _, _, seconds in attempt.saves]
     ends = [[at for _, at, _ in attempt.saves] for attempt in attempts]
     intervals = [after - before for each in ends for before, after in itertools.pairwise(each)]
@@ -161,96 +138,3 @@ def costs(events: Events) -> Costs | None:
         interval_s=max(statistics.median(intervals), 1e-3),
         restart_s=statistics.median(restarts),
     )
-
-
-def _attempts(events: Events, metrics: Iterable[Mapping[str, Any]]) -> list[_Attempt]:
-    """Return the attempts that got as far as their nodes."""
-    found: dict[int, _Attempt] = {}
-    current: _Attempt | None = None
-    relaunched = False
-    for event in events:
-        kind, at = event.get("event"), float(event.get("time", 0.0))
-        if kind == "relaunched":
-            relaunched = True
-        elif kind == "began":
-            number = int(event["attempt"])
-            current = found[number] = _Attempt(number, str(event.get("job_id")), at, relaunched, last_sign=at)
-            relaunched = False
-        if current is None:
-            continue
-        if kind == "training":
-            current.first_step_at, current.first_step = at, int(event["step"])
-            current.last_step = max(current.last_step, current.first_step)
-        elif kind == "saved":
-            current.saves.append((int(event["step"]), at, float(event.get("stall_s", event.get("seconds", 0.0)))))
-            current.last_step = max(current.last_step, int(event["step"]))
-        elif kind == "save_failed":
-            current.failed_saves.append((at, float(event.get("seconds", 0.0))))
-        elif kind == "ended" and event.get("attempt") == current.number:
-            current.ended, current.ending = at, str(event.get("ending"))
-        if kind in ("started", "resumed", "training", "saved", "save_failed", "warned"):
-            current.last_sign = max(current.last_sign, at)
-    for line in metrics:
-        attempt = found.get(int(line.get("attempt", 0)))
-        if attempt is not None:
-            attempt.last_step = max(attempt.last_step, int(line.get("step", 0)))
-            attempt.last_sign = max(attempt.last_sign, float(line.get("time", 0.0)))
-    return list(found.values())
-
-
-def _end_of(attempt: _Attempt, later: Sequence[_Attempt], now: float | None) -> float:
-    if attempt.ended is not None:
-        return attempt.ended
-    if later:
-        return min(attempt.last_sign, later[0].began)
-    return attempt.last_sign if now is None else now
-
-
-def _safe_step(attempt: _Attempt, *, goes_on: bool) -> int:
-    """Return the step that the run can go on from, as far as the attempt itself knows: all, while it goes on."""
-    if goes_on or attempt.ending == "finished":
-        return attempt.last_step
-    return attempt.saves[-1][0] if attempt.saves else attempt.first_step
-
-
-def _add_gap(
-    total: dict[str, float], end: float | None, attempt: _Attempt, submitted: Sequence[Mapping[str, Any]]
-) -> None:
-    """Add the time between two attempts, or before the first."""
-    asked = [float(event["time"]) for event in submitted if str(event.get("job_id")) == attempt.job_id]
-    if end is None:
-        total["queued_s"] += max(0.0, attempt.began - asked[0]) if asked else 0.0
-        return
-    if attempt.relaunched:
-        total["restarting_s"] += max(0.0, attempt.began - end)
-        return
-    resumed = max((time for time in asked if time > end), default=end)
-    total["stopped_s"] += max(0.0, min(resumed, attempt.began) - end)
-    total["queued_s"] += max(0.0, attempt.began - max(resumed, end))
-
-
-def _add_attempt(
-    total: dict[str, float], attempt: _Attempt, later: Sequence[_Attempt], end: float, *, goes_on: bool
-) -> None:
-    """Add the time of an attempt; what comes after the step from which a later one started is lost."""
-    first = attempt.first_step_at
-    if first is None:
-        total["restarting_s"] += max(0.0, end - attempt.began)
-        return
-    total["restarting_s"] += first - attempt.began
-    kept_step = min(
-        [_safe_step(attempt, goes_on=goes_on), *(each.first_step for each in later if each.first_step_at is not None)]
-    )
-    kept_until = end
-    if kept_step < attempt.last_step:
-        ends = [at for step, at, _ in attempt.saves if step <= kept_step]
-        kept_until = min(ends[-1] if ends else first, end)
-        total["lost_s"] += end - kept_until
-        total["lost_steps"] += attempt.last_step - max(kept_step, attempt.first_step)
-    elif attempt.ended is not None and attempt.ending != "finished" and attempt.saves:
-        kept_until = min(attempt.saves[-1][1], end)  # it was saved before it ended: nothing of it was lost
-        total["restarting_s"] += end - kept_until
-    pauses = [(at, seconds) for _, at, seconds in attempt.saves] + attempt.failed_saves
-    saving = sum(seconds for at, seconds in pauses if at <= kept_until)
-    total["saving_s"] += saving
-    total["productive_s"] += max(0.0, kept_until - first - saving)
