@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpcgemma.drill.acts import Act, Deed
+from hpcgemma.drill.acts import Deed
+from hpcgemma.runs.ways import Way, way_between
 
 Lines = Sequence[Mapping[str, Any]]
-
-Way = Literal["in place", "successor", "requeue", "link", "resume", ""]
-"""How the run went on: in the same allocation, in a job submitted from inside, in the same job queued again, in a job
-that waited ahead, or because somebody resumed it; empty: it did not."""
 
 _CLOCK_SLACK_S = 1.0
 """Clocks of a login and a compute node may differ by this."""
@@ -42,7 +39,8 @@ class Outcome:
     """Of that, from having nodes to the first step."""
     hastened: bool = False
     """Whether the wait of a requeued job was cut short, as every look from outside does."""
-    way: Way = ""
+    way: Way | Literal[""] = ""
+    """How it went on; empty: it did not."""
     job_after: str = ""
     node_before: str = ""
     node_after: str = ""
@@ -133,10 +131,10 @@ def outcome_of(deed: Deed, events: Lines, metrics: Lines, *, interval: int, unti
     number, back_at = int(back["attempt"]), float(back["time"])
     began = _first(between, "began", lambda attempt: attempt == number) or back
     began_at = float(began["time"])
-    submitted, continued = _last(between, "submitted"), _last(between, "continued")
+    submitted = _last(between, "submitted")
     resumed = _first(between, "resumed", lambda attempt: attempt == number)
     step = 0 if resumed is None else int(resumed["step"])
-    way = _way(deed, submitted, continued, began)
+    way = way_between(between, deed.job_id, str(began.get("job_id", "")))
     freed_at = float(submitted["time"]) if submitted else float(ended["time"]) if ended else deed.at
     repeated, differing = _compare(metrics, deed.attempt, number, step)
     return Outcome(
@@ -187,20 +185,6 @@ def _signal_in(ended: Mapping[str, Any] | None) -> str:
     """Return the signal that the ranks say they were stopped by: Slurm sends its SIGTERM to them, too."""
     found = re.search(r"after (SIG\w+)", str(ended.get("sentence"))) if ended else None
     return found[1] if found else ""
-
-
-def _way(
-    deed: Deed, submitted: Mapping[str, Any] | None, continued: Mapping[str, Any] | None, began: Mapping[str, Any]
-) -> Way:
-    job_after = str(began.get("job_id", ""))
-    if submitted is not None:
-        return "resume"
-    if continued is not None:
-        by = str(continued.get("by"))
-        return "successor" if by == "successor" else "link" if by == "link" else "requeue"
-    if deed.act is Act.REQUEUED:
-        return "requeue"  # its supervisor was killed before it could say so
-    return "in place" if job_after == deed.job_id else "link"
 
 
 def _node_of(events: Lines, attempt: int) -> str:

@@ -11,19 +11,12 @@ from hpcgemma.destination import Destination
 from hpcgemma.drill.acts import Act
 from hpcgemma.drill.outcome import Outcome
 from hpcgemma.fate import Choice, fates
+from hpcgemma.runs.ways import IN_WORDS
 
 COLUMNS = ("ACT", "SEEN", "SAVED", "BACK", "QUEUE", "START", "STEP", "LOST", "SAME", "WENT ON")
 """Of the table, which fits a terminal of 80 columns. SEEN: noticed after; SAVED: saved in; BACK: back after, of which
 QUEUE without nodes and START from having nodes to the first step; STEP: resumed at; LOST: steps made again, and how
 many would be as promised; SAME: of the steps that were made twice, how many are the same in every bit."""
-_WAYS = {
-    "in place": "in the same allocation",
-    "successor": "in a successor",
-    "requeue": "in the same job, anew",
-    "link": "in the next link",
-    "resume": "by hpcgemma resume",
-    "": "not at all",
-}
 _WARNING_SLACK_S = 65
 """Slurm may warn up to 60 s early (sbatch --signal); and clocks differ."""
 
@@ -181,7 +174,7 @@ def _back(outcome: Outcome) -> str:
     if not outcome.is_back:
         why = outcome.deed.stood_still.rstrip(".") or outcome.ending or "nothing is known"
         return f"The run did not come back: {why}."
-    where = _WAYS[outcome.way]
+    where = IN_WORDS[outcome.way] if outcome.way else "not at all"
     moved = outcome.node_before != outcome.node_after
     node = f" on {outcome.node_after} instead of {outcome.node_before}" if moved and outcome.node_before else ""
     return f"The run went on {where}{node}, {outcome.back_after_s:.0f} s later, {_steps(outcome.lost_steps)} lost."
