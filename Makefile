@@ -33,8 +33,8 @@ demo: install  ## Train, resume-safe, on this machine: the embedded default, in 
 	$(BIN)/hpcgemma submit --profile local --recipe svg_captions_tiny --wait
 	$(BIN)/hpcgemma status
 
-test: install-dev  ## Run all tests; installs Slurm from Debian's packages where it may
-	sh tools/install_slurm.sh
+test: install-dev  ## Run all tests; installs Slurm and a browser from Debian's packages where it may
+	sh tools/install_test_programs.sh slurm browser
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 test-slow: install-dev  ## Run the tests that take long: torch.compile under each strategy, the whole matrix, doubled scenarios
@@ -47,7 +47,7 @@ test-quick: install-dev  ## Run the tests that need neither Slurm nor a training
 FAULTS ?= runs/faults
 
 faults: install-dev  ## Play the fault matrix, kill and stop runs by the hundred, and write docs/faults.md; takes hours
-	sh tools/install_slurm.sh
+	sh tools/install_test_programs.sh slurm
 	$(BIN)/python -m tests.faults.matrix --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.race_takers --trials 100 --folder $(FAULTS)
 	$(BIN)/python -m tests.faults.kill_checkpoints --trials 1000 --folder $(FAULTS)

@@ -30,11 +30,19 @@ def write_atomically(path: Path, text: str) -> None:
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write bytes beside the target, flush them to the disk, and rename the file over the target."""
+def write_bytes_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Write bytes beside the target, flush them to the disk, and rename the file over the target.
+
+    Args:
+        path: The target.
+        content: The bytes.
+        mode: Of the new file, as `chmod` has it; None: as the umask says.
+    """
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with staged.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -101,6 +101,8 @@ MESSAGES = [
     "has no hard links",
     "no job may be submitted from a compute node",
     "no run of hpcgemma",
+    "exists and is no report of hpcgemma",
+    "the report cannot be written to",
     "was not submitted by hpcgemma",
     "is no longer known to the scheduler",
     "another job works on this run",

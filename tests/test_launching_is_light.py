@@ -25,6 +25,8 @@ def modules_after(code: str) -> set[str]:
         "hpcgemma.cli.resume",
         "hpcgemma.cli.cancel",
         "hpcgemma.cli.logs",
+        "hpcgemma.cli.report",
+        "hpcgemma.reports.page",
         "hpcgemma.cli.waiting",
         "hpcgemma.supervise.supervisor",
         "hpcgemma.preflight",

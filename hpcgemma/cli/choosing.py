@@ -18,6 +18,19 @@ def find_run(word: str) -> RunEntry | None:
     return found[0] if found else None
 
 
+def newest_run() -> RunEntry:
+    """Return the run that was submitted last, and say which one it is.
+
+    Raises:
+        InputError: There is none.
+    """
+    runs = store.all_runs()
+    if not runs:
+        raise InputError("there are no runs yet", "hpcgemma submit --help")
+    console.say(f"run {runs[0].name}")
+    return runs[0]
+
+
 def require_run(word: str) -> RunEntry:
     """Return the run that a word means.
 

@@ -35,14 +35,7 @@ def logs(run: str | None, follow: bool, rank: int, attempt: int | None, supervis
     from hpcgemma.runs import store
     from hpcgemma.slurm.client import SlurmClient
 
-    if run is None:
-        runs = store.all_runs()
-        if not runs:
-            raise InputError("there are no runs yet", "hpcgemma submit --help")
-        entry = runs[0]
-        console.say(f"run {entry.name}")
-    else:
-        entry = choosing.require_run(run)
+    entry = choosing.newest_run() if run is None else choosing.require_run(run)
     folder = entry.folder
 
     def log_file(number: int) -> Path:

@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "Look at a recipe's data, count it, prepare it ahead.",
     "submit": "Plan, check, render and submit a run.",
     "status": "Show where runs stand, and why.",
+    "report": "Write a page on a run: time, curves, interruptions.",
     "resume": "Go on with a run from its newest checkpoint.",
     "cancel": "End a run; it is saved first and does not come back.",
     "logs": "Show what a rank has written.",

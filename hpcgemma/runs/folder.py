@@ -129,6 +129,11 @@ class RunFolder:
         return self.path / "drill.txt"
 
     @property
+    def report_file(self) -> Path:
+        """What `hpcgemma report` wrote of the run last."""
+        return self.path / "report.html"
+
+    @property
     def tensorboard_dir(self) -> Path:
         return self.path / "tensorboard"
 

@@ -95,10 +95,16 @@ def _heartbeat(folder: RunFolder) -> dict[str, Any]:
     return beat if isinstance(beat, dict) else {}
 
 
-def read_scores(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """Return the scores of generated answers, `untrained` and `trained`, without the examples; empty before."""
+def read_evaluation(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return what generated answers scored, by `untrained`, `step-N` and `trained`; empty before."""
     try:
         scores = json.loads(folder.evaluation_file.read_text(encoding="utf-8"))
-        return {when: {k: v for k, v in score.items() if k != "examples"} for when, score in scores.items()}
-    except (OSError, ValueError, AttributeError):
+        return {str(when): dict(score) for when, score in scores.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def read_scores(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the same without the examples."""
+    scores = read_evaluation(folder)
+    return {when: {k: v for k, v in score.items() if k != "examples"} for when, score in scores.items()}

@@ -4,7 +4,7 @@
         job_id = cluster.run("sbatch", "--parsable", "--wrap", "hostname").stdout.strip()
         cluster.wait_for(lambda: cluster.job_state(job_id) == "COMPLETED", "the job to complete")
 
-Needs root and the Debian packages that ``tools/install_slurm.sh`` installs. Each cluster has its own key,
+Needs root and the Debian packages that ``tools/install_test_programs.sh`` installs. Each cluster has its own key,
 ports and folder, so several live side by side. What they are configured to: ``configuration.py``.
 """
 

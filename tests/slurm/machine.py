@@ -24,7 +24,7 @@ def missing_reason(*, accounting: bool = True) -> str | None:
     wanted = BASIC_PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
     missing = [program for program in wanted if shutil.which(program, path=SEARCH_PATH) is None]
     if missing:
-        return f"Slurm is not installed here ({', '.join(missing)} not found); run tools/install_slurm.sh"
+        return f"Slurm is not installed here ({', '.join(missing)} not found); run tools/install_test_programs.sh slurm"
     return None
 
 
