@@ -62,6 +62,11 @@ class Outcome:
         return self.back_after_s is not None
 
     @property
+    def shows_nothing(self) -> bool:
+        """Whether it was a kill that took no step away, so that none was made again and can be compared."""
+        return self.is_back and not self.deed.act.is_announced and self.lost_steps == 0
+
+    @property
     def problem(self) -> str:
         """What is not as promised, as a sentence; empty where all is, or the act could not be done."""
         act = self.deed.act

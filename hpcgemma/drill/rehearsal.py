@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hpcgemma import files
 from hpcgemma.drill.acts import Act, Deed, is_ready, training_attempt
+from hpcgemma.drill.outcome import Outcome, outcome_of
 from hpcgemma.drill.stage import Done, Stage
 from hpcgemma.errors import HpcGemmaError, SchedulerError
 from hpcgemma.executors import ending
@@ -29,6 +31,8 @@ _LAST_STEPS = 20
 """As many as it is given then."""
 _NOTICED_S = 300.0
 """An act of which nothing came for so long, or so long after a lowered time limit, has failed."""
+_TRIES = 3
+"""How often an act is done until it shows something."""
 _SILENT_TRIES = 5
 """How often an act is tried while Slurm does not answer, at the profile's pace."""
 
@@ -67,13 +71,7 @@ class Rehearsal:
             SchedulerError: Slurm did not answer for long.
         """
         for number, act in enumerate(acts, start=1):
-            words = f"act {number} of {len(acts)}, {act.value}"
-            if not self._wait_until_ready(words):
-                break
-            self._show(f"{words}: {act.intent}")
-            deed = self._do(act)
-            self.deeds.append(deed)
-            if not deed.refused and not self._wait_until_back(words):
+            if not self._perform(act, f"act {number} of {len(acts)}, {act.value}"):
                 break
         self._wait_for_the_end()
 
@@ -85,6 +83,27 @@ class Rehearsal:
         """
         ending.cancel_run(self._entry, self._client)
         self.end = "CANCELLED: it saves before it ends"
+
+    def _perform(self, act: Act, words: str) -> bool:
+        """Do an act and wait until the run is back, again where that showed nothing; False where the run is over."""
+        before = len(self.deeds)
+        for tries_left in reversed(range(_TRIES)):
+            if not self._wait_until_ready(words):
+                return False
+            self._show(f"{words}: {act.intent}")
+            self.deeds[before:] = [self._do(act)]
+            if not self.deeds[-1].refused and not self._wait_until_back(words):
+                return False
+            if tries_left == 0 or not self._outcome().shows_nothing:
+                break
+            self._show(f"{words}: no step was lost, as a checkpoint had just been made; once more")
+        return True
+
+    def _outcome(self) -> Outcome:
+        """Return what became of the last act so far."""
+        folder = self._entry.folder
+        metrics = list(files.read_json_lines(folder.metrics_file))
+        return outcome_of(self.deeds[-1], folder.events(), metrics, interval=self._interval)
 
     # --- waiting ------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,20 @@ def test_killed_ranks_lose_what_came_after_the_checkpoint_and_make_it_again_in_t
     assert "libraries that differ between nodes" in other.hint
 
 
+@pytest.mark.parametrize(
+    ("act", "saved_steps", "shows_nothing"),
+    [
+        pytest.param(Act.RANKS_KILLED, 100, False, id="thirty steps are made again"),
+        pytest.param(Act.RANKS_KILLED, 130, True, id="it had just saved"),
+        pytest.param(Act.WARNED, 130, False, id="it was to save"),
+    ],
+)
+def test_a_kill_that_took_no_step_away_shows_nothing(act: Act, saved_steps: int, shows_nothing: bool) -> None:
+    after = [event(30.3, "relaunched", attempt=2, job_id="7"), *attempt(30.3, 2, "7", saved_steps)]
+    assert outcome(deed(act), after, steps(1, 1, 130)).shows_nothing is shows_nothing
+    assert outcome(deed(act), [], steps(1, 1, 130)).shows_nothing is False
+
+
 def test_a_requeued_run_is_back_on_another_node_and_its_wait_is_told_from_its_restart() -> None:
     seen = outcome(
         deed(Act.REQUEUED),

@@ -39,9 +39,9 @@ def by_act(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if act["refused"]:
             continue
         if act["act"] in ("ranks-killed", "job-killed"):
-            assert 0 <= act["lost_steps"] <= act["allowed_loss"]
+            assert 0 < act["lost_steps"] <= act["allowed_loss"]
             assert act["repeated_steps"] == act["lost_steps"]
-            assert act["same_bits"] is (True if act["lost_steps"] else None), "0: it had just saved"
+            assert act["same_bits"] is True
         else:
             assert act["lost_steps"] == 0
             assert 0 <= act["saved_in_s"] < act["back_after_s"]
