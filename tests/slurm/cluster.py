@@ -31,7 +31,9 @@ from tests.guard import Guard
 from . import database, processes
 from .configuration import (
     GPUS_PER_NODE,
+    MAIN_PARTITION,
     URGENT_PARTITION,
+    URGENT_QOS,
     ClusterOptions,
     ClusterPorts,
     cgroup_conf,
@@ -68,6 +70,9 @@ class SlurmCluster:
         min_job_age: Seconds a finished job stays known to squeue.
         message_timeout_s: Seconds a Slurm command waits for an answer.
         slurmd_timeout_s: Seconds of silence after which a node is DOWN.
+        preempt_by: Whether partition or QOS decides who preempts whom; by QOS, jobs of ``express`` preempt those
+            of ``scavenger``, which are requeued, and of ``spare``, which are cancelled.
+        qos_grace_s: Seconds from the preemption notice to the end of a job of these two QOS.
         memory_limits: Whether a job that uses more memory than it asked for is ended.
     """
 
@@ -83,6 +88,8 @@ class SlurmCluster:
         min_job_age: int = 300,
         message_timeout_s: int = 10,
         slurmd_timeout_s: int = 20,
+        preempt_by: Literal["partition", "qos"] = "partition",
+        qos_grace_s: int = 60,
         memory_limits: bool = False,
     ) -> None:
         self.options = ClusterOptions(
@@ -95,6 +102,8 @@ class SlurmCluster:
             min_job_age_s=min_job_age,
             message_timeout_s=message_timeout_s,
             slurmd_timeout_s=slurmd_timeout_s,
+            preempt_by=preempt_by,
+            qos_grace_s=qos_grace_s,
             memory_limits=memory_limits,
         )
         self.folder = Path()
@@ -198,8 +207,9 @@ class SlurmCluster:
             seconds: How long it sleeps there.
         """
         where = f"--nodes={nodes}" if isinstance(nodes, int) else f"--nodelist={nodes}"
+        by_qos = (f"--partition={MAIN_PARTITION}", f"--qos={URGENT_QOS}")
         return self.submit(
-            f"--partition={URGENT_PARTITION}",
+            *(by_qos if self.options.preempt_by == "qos" else (f"--partition={URGENT_PARTITION}",)),
             "--exclusive",
             where,
             f"--gres=gpu:{GPUS_PER_NODE}",
@@ -369,7 +379,8 @@ class SlurmCluster:
         self.wait_for((self.folder / "db" / "socket").exists, "MariaDB to open its socket")
         self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
         self.wait_for(self._database_answers, "slurmdbd to answer")
-        for words in database.ACCOUNTS:
+        by_qos = self.options.preempt_by == "qos"
+        for words in (*database.ACCOUNTS, *(database.preempting_qos(self.options.qos_grace_s) if by_qos else ())):
             answer = self.run("sacctmgr", "--immediate", *words.split())
             if answer.returncode != 0:
                 raise RuntimeError(f"sacctmgr {words}: {answer.stdout}{answer.stderr}")

@@ -16,6 +16,9 @@ ACCOUNT = "demo_acc"
 MAIN_PARTITION = "boost_usr_prod"
 URGENT_PARTITION = "urgent"
 SPOT_PARTITION = "spot"
+REQUEUED_QOS = "scavenger"
+CANCELLED_QOS = "spare"
+URGENT_QOS = "express"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,12 @@ class ClusterOptions:
 
     slurmd_timeout_s: int = 20
     """Seconds of a node's silence after which it is called DOWN and its jobs are requeued."""
+
+    preempt_by: Literal["partition", "qos"] = "partition"
+    """What decides who preempts whom; qos needs accounting, and has QOS of its own (``database.py``)."""
+
+    qos_grace_s: int = 60
+    """Seconds between the preemption notice and the end of a job, where the QOS decides."""
 
     memory_limits: bool = False
     """True: a job may use no more memory than it asked for, by cgroup, or by what Slurm samples every second."""
@@ -98,7 +107,7 @@ def slurm_conf(folder: Path, options: ClusterOptions, ports: ClusterPorts, *, ho
         "SchedulerType=sched/backfill",
         "SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,requeue_delay=1",
         "PriorityType=priority/basic",
-        "PreemptType=preempt/partition_prio",
+        f"PreemptType=preempt/{'qos' if options.preempt_by == 'qos' else 'partition_prio'}",
         "PreemptMode=REQUEUE",
         "JobRequeue=1",
         # Refuse at once what can never run in the partition, as production sites do.

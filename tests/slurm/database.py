@@ -7,7 +7,7 @@ import pwd
 import subprocess
 from pathlib import Path
 
-from .configuration import ACCOUNT, CLUSTER_NAME
+from .configuration import ACCOUNT, CANCELLED_QOS, CLUSTER_NAME, REQUEUED_QOS, URGENT_QOS
 from .machine import SEARCH_PATH
 
 # Small and careless: the data of a test may be lost with the machine.
@@ -28,6 +28,22 @@ ACCOUNTS = (
     f"add user root Account={ACCOUNT} DefaultAccount={ACCOUNT}",
     f"modify user root set DefaultAccount={ACCOUNT}",
 )
+
+
+def preempting_qos(grace_s: int) -> tuple[str, ...]:
+    """Return what sacctmgr is told besides where the QOS decides who preempts whom.
+
+    Jobs of ``express`` preempt those of ``scavenger``, which are requeued, and of ``spare``, which are cancelled.
+
+    Args:
+        grace_s: Seconds from the notice to the end of their jobs.
+    """
+    return (
+        f"add qos {REQUEUED_QOS} set PreemptMode=requeue GraceTime={grace_s}",
+        f"add qos {CANCELLED_QOS} set PreemptMode=cancel GraceTime={grace_s}",
+        f"add qos {URGENT_QOS} set Preempt={REQUEUED_QOS},{CANCELLED_QOS}",
+        f"modify account {ACCOUNT} set qos+={REQUEUED_QOS},{CANCELLED_QOS},{URGENT_QOS}",
+    )
 
 
 def prepare(folder: Path) -> list[str]:
