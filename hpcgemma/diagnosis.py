@@ -172,16 +172,16 @@ def _cluster_section(destination: Destination) -> Section:
     limit = "no time limit" if partition.max_time_min is None else f"at most {format_walltime(partition.max_time_min)}"
     requeue = {True: "yes (JobRequeue=1)", False: "only those that ask for it (JobRequeue=0)", None: "not known"}
     accounting = {True: "ended jobs stay known", False: "none: ended jobs are soon forgotten", None: "not known"}
-    return Section(
-        "the cluster",
-        (
-            ("Slurm", site.version or "version not known"),
-            ("partition", f"{partition.name}, {limit}" + ("" if partition.is_up else ", not up at the moment")),
-            ("requeues jobs", requeue[site.job_requeue]),
-            ("accounting", accounting[site.has_accounting]),
-            ("processes", f"tracked by {site.proctrack}" if site.proctrack else "how they are tracked is not known"),
-        ),
-    )
+    lines = [
+        ("Slurm", site.version or "version not known"),
+        ("partition", f"{partition.name}, {limit}" + ("" if partition.is_up else ", not up at the moment")),
+        ("requeues jobs", requeue[site.job_requeue]),
+        ("accounting", accounting[site.has_accounting]),
+        ("processes", f"tracked by {site.proctrack}" if site.proctrack else "how they are tracked is not known"),
+    ]
+    if site.preempt_by == "qos":
+        lines.insert(2, ("QOS", destination.qos or "which one a job gets is not known"))
+    return Section("the cluster", tuple(lines))
 
 
 def _fate_section(profile: Profile, destination: Destination, choice: Choice) -> Section:
@@ -202,15 +202,25 @@ def _fate_section(profile: Profile, destination: Destination, choice: Choice) ->
 
 def _fate_risks(destination: Destination, choice: Choice, measurement: Measurement | None) -> list[Risk]:
     site, preemption = destination.site, destination.preemption
-    where = f"partition {destination.partition.name!r}"
     ahead = "submit a chain ahead: continuation.mode: auto or chain in the profile, or --links 4"
     found = []
     if preemption.mode == "cancel" and not preemption.grace_s and choice.way != "chain":
+        grace = "without grace" if preemption.grace_s == 0 else "with a grace that is not known"
         found.append(
             Risk(
-                problem=f"a preempted job of {where} is cancelled without grace, and a {choice.way} may come too late",
+                problem=f"a preempted job of {preemption.where} is cancelled {grace}, and a {choice.way} may come too "
+                "late",
                 hint=ahead,
                 loses_work=True,
+            )
+        )
+    if preemption.mode == "unknown":
+        found.append(
+            Risk(
+                problem=f"what becomes of a preempted job of {preemption.where} is not known",
+                hint="ask again when 'sacctmgr show qos' answers"
+                + ("" if choice.way == "chain" else f"; until then {ahead}"),
+                loses_work=choice.way != "chain",
             )
         )
     if site.requeues_after_node_failure is False and choice.way != "chain":
@@ -232,7 +242,9 @@ def _fate_risks(destination: Destination, choice: Choice, measurement: Measureme
             )
         )
     if measurement is not None:
-        caution = grace_caution(measurement.need, preemption.notice_s, whose=f"run {measurement.run}", where=where)
+        caution = grace_caution(
+            measurement.need, preemption.notice_s, whose=f"run {measurement.run}", where=preemption.where
+        )
         if caution is not None:
             found.append(Risk(problem=caution.problem, hint=caution.hint, loses_work=True))
     return found

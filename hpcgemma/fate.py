@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpcgemma.slurm.site import Partition, PreemptMode, Qos, Site
+from hpcgemma.preemption import Preemption
+from hpcgemma.slurm.site import Partition, Site
 from hpcgemma.walltime import format_walltime
 
 Way = Literal["successor", "requeue", "chain"]
 """How a run goes on: a job submitted at the warning, the same job requeued, or jobs that wait ahead."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preemption:
-    """How a job is preempted."""
-
-    mode: PreemptMode
-    by: str = ""
-    """Whose jobs preempt, as the subject of a sentence."""
-    grace_s: int | None = None
-    """Seconds from the notice to the end; 0: KillWait alone; None: not known."""
-    notice_s: int | None = None
-    """Seconds in which a save must be done: the grace, or KillWait where there is none; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +28,6 @@ class Fate:
     event: str
     happens: str
     response: str
-
-
-def preemption_of(site: Site, partition: Partition, partitions: Sequence[Partition], qos: Qos | None) -> Preemption:
-    """Return how a job of a partition is preempted.
-
-    Args:
-        site: The cluster.
-        partition: Where the job is.
-        partitions: All of the cluster; under preempt/partition_prio those of a higher tier preempt.
-        qos: The job's; None where it is not known.
-    """
-    match site.preempt_by:
-        case "none":
-            return Preemption(mode="off")
-        case "partition":
-            above = [each.name for each in partitions if each.priority_tier > partition.priority_tier]
-            mode, grace_s = partition.preempt_mode, partition.grace_s
-            if mode == "off" or not above:
-                return Preemption(mode="off")
-            by = f"Jobs of partition {' and '.join(above)}"
-        case "qos":
-            mode = (qos.preempt_mode if qos else None) or site.preempt_mode
-            grace_s = qos.grace_s if qos else None
-            by = "Jobs of a QOS that is set above the job's"
-        case _:
-            mode, grace_s, by = partition.preempt_mode, partition.grace_s, "Other jobs"
-    if mode == "off":
-        return Preemption(mode="off")
-    return Preemption(mode=mode, by=by, grace_s=grace_s, notice_s=site.kill_wait_s if grace_s == 0 else grace_s)
 
 
 def choose_way(
@@ -90,7 +48,11 @@ def choose_way(
         return Choice(mode, f"the profile says so (continuation.mode: {mode})")
     if site is None or partition is None or preemption is None:
         return Choice("successor", "Slurm did not say what it does here, and a successor needs no more than sbatch")
-    if preemption.mode == "cancel" and not preemption.grace_s:
+    if preemption.mode == "unknown":
+        return Choice("chain", "what becomes of a preempted job here is not known, and a job that waits ahead is safe")
+    if preemption.mode == "cancel" and preemption.grace_s is None:
+        return Choice("chain", "preempted jobs are cancelled here, and with how much grace is not known")
+    if preemption.mode == "cancel" and preemption.grace_s == 0:
         return Choice("chain", "preempted jobs are cancelled here with no grace to submit the next one in")
     if site.requeues_after_node_failure is False:
         return Choice("chain", "Slurm does not requeue a job here whose node is lost (JobRequeue=0)")
@@ -143,13 +105,14 @@ def _and_its_warning(way: Way) -> str:
 
 
 def _preempted(site: Site, preemption: Preemption, signal: str) -> str:
-    if preemption.mode == "off":
-        return "Nothing preempts jobs here."
-    exempt = f" once it has run for {site.exempt_s} s" if site.exempt_s else ""
-    if preemption.mode == "suspend":
-        return f"{preemption.by} may suspend it{exempt}, without a warning; it goes on in place when they have ended."
+    if preemption.reason:
+        return preemption.reason
+    if preemption.mode == "suspend":  # PreemptExemptTime does not count here: slurm.conf(5)
+        turns = ", or in turns with them" if site.preempt_by == "qos" else ""
+        return f"{preemption.by} may suspend it, without a warning; it goes on in place when they have ended{turns}."
+    exempt = f" once it has run for {preemption.exempt_s} s" if preemption.exempt_s else ""
     if preemption.grace_s is None:
-        warning = "How long it is warned is not known; the QOS says it."
+        warning = f"How long it is warned is not known (GraceTime of {preemption.where})."
     elif preemption.grace_s == 0:
         warning = f"There is no grace: SIGTERM goes to all processes at once, and {_kill_wait(site)} later SIGKILL."
     elif site.sends_user_signal:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcgemma.destination import Destination
-from hpcgemma.fate import preemption_of
+from hpcgemma.preemption import preemption_of
 from hpcgemma.slurm import commands
-from hpcgemma.slurm.site import Partition, Qos, Site, partition_of, site_of
+from hpcgemma.slurm.qos import Qos, parse_show_qos, qos_of
+from hpcgemma.slurm.site import Partition, Site, partition_of, site_of
 
 _RECORDED = Path(__file__).parent / "slurm_outputs" / "slurm-22.05.8.json"
 
@@ -31,7 +32,23 @@ def recorded_partitions(**fields: str) -> dict[str, Partition]:
     return {each.name: each for each in found}
 
 
-def destination(name: str, site: Site | None = None, qos: Qos | None = None, **fields: str) -> Destination:
+def recorded_qos() -> list[Qos]:
+    """Return the QOS of the recorded site where the QOS decides who preempts whom."""
+    return [qos_of(each) for each in parse_show_qos(recorded("show_preempting_qos"))]
+
+
+def qos_destination(
+    name: str | None, mode: str = "REQUEUE", known: list[Qos] | None = None, **config: str
+) -> Destination:
+    """Return a place where the QOS decides who preempts whom, for a job of a QOS; no QOS: the accounting is silent."""
+    site = recorded_site(PreemptType="preempt/qos", PreemptMode=mode, **config)
+    found = None if name is None else known or recorded_qos()
+    return destination("boost_usr_prod", site, name, found)
+
+
+def destination(
+    name: str, site: Site | None = None, qos: str | None = None, known: list[Qos] | None = None, **fields: str
+) -> Destination:
     """Return a partition of the recorded site as a place where a job goes; fields replace those of this partition."""
     site = site or recorded_site()
     partitions = recorded_partitions()
@@ -39,5 +56,6 @@ def destination(name: str, site: Site | None = None, qos: Qos | None = None, **f
     return Destination(
         site=site,
         partition=partition,
-        preemption=preemption_of(site, partition, list(partitions.values()), qos),
+        preemption=preemption_of(site, partition, list(partitions.values()), qos, known),
+        qos=qos,
     )

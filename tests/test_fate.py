@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 
 from hpcgemma.destination import Destination
-from hpcgemma.fate import Choice, Preemption, choose_way, fates
-from hpcgemma.slurm import commands
-from hpcgemma.slurm.site import Partition, Qos, Site, preempt_mode_of, qos_of, site_of
-from tests.sites import destination, recorded, recorded_partitions, recorded_site
+from hpcgemma.fate import Choice, choose_way, fates
+from hpcgemma.slurm.qos import Qos
+from hpcgemma.slurm.site import Partition, Site, preempt_mode_of, site_of
+from tests.sites import destination, qos_destination, recorded_partitions, recorded_qos, recorded_site
 
 
 def test_the_configuration_of_a_site_is_read() -> None:
     assert recorded_site() == Site(
+        cluster="testcluster",
         version="22.05.8",
         job_requeue=True,
         preempt_by="partition",
         preempt_mode="requeue",
+        preempts_within=False,
         exempt_s=0,
         kill_wait_s=5,
         slurmd_timeout_s=20,
@@ -33,10 +35,12 @@ def test_the_configuration_of_a_site_is_read() -> None:
 
 def test_what_a_site_does_not_say_is_unknown() -> None:
     assert site_of({}) == Site(
+        cluster="",
         version="",
         job_requeue=None,
         preempt_by="unknown",
         preempt_mode="unknown",
+        preempts_within=False,
         exempt_s=0,
         kill_wait_s=None,
         slurmd_timeout_s=None,
@@ -62,6 +66,7 @@ def test_the_partitions_are_read() -> None:
         grace_s=30,
         max_time_min=1440,
         priority_tier=1,
+        nodes="node[1-4]",
         takes_jobs_from_nodes=True,
         is_up=True,
     )
@@ -73,13 +78,6 @@ def test_the_partitions_are_read() -> None:
     }
 
 
-def test_the_qos_are_read() -> None:
-    found = [qos_of(each) for each in commands.parse_show_qos(recorded("show_qos"))]
-    assert found == [
-        Qos(name=name, preempt_mode=None, grace_s=0) for name in ("normal", "boost_qos_dbg", "boost_qos_lprod")
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "mode"),
     [
@@ -87,6 +85,7 @@ def test_the_qos_are_read() -> None:
         ("GANG,SUSPEND", "suspend"),
         ("OFF", "off"),
         ("WITHIN,CANCEL", "cancel"),
+        ("within", "off"),
         ("NEW", "unknown"),
     ],
 )
@@ -94,47 +93,17 @@ def test_a_preempt_mode_is_known_whatever_stands_beside_it(text: str, mode: str)
     assert preempt_mode_of(text) == mode
 
 
-by_qos = recorded_site(PreemptType="preempt/qos", PreemptMode="CANCEL")
-PREEMPTIONS: list[tuple[str, Destination, Preemption]] = [
-    (
-        "a lower tier",
-        destination("boost_usr_prod"),
-        Preemption(mode="requeue", by="Jobs of partition urgent", grace_s=30, notice_s=30),
-    ),
-    (
-        "no grace",
-        destination("spot"),
-        Preemption(mode="cancel", by="Jobs of partition urgent", grace_s=0, notice_s=5),
-    ),
-    ("mode off", destination("urgent"), Preemption(mode="off")),
-    ("the highest tier", destination("spot", PriorityTier="10"), Preemption(mode="off")),
-    ("no plugin", destination("spot", recorded_site(PreemptType="preempt/none")), Preemption(mode="off")),
-    (
-        "the QOS has its own",
-        destination("boost_usr_prod", by_qos, Qos(name="scavenger", preempt_mode="requeue", grace_s=120)),
-        Preemption(mode="requeue", by="Jobs of a QOS that is set above the job's", grace_s=120, notice_s=120),
-    ),
-    (
-        "the QOS is not known",
-        destination("boost_usr_prod", by_qos),
-        Preemption(mode="cancel", by="Jobs of a QOS that is set above the job's"),
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("there", "expected"), [each[1:] for each in PREEMPTIONS], ids=[each[0] for each in PREEMPTIONS]
-)
-def test_how_a_job_is_preempted_follows_from_partition_or_qos(there: Destination, expected: Preemption) -> None:
-    assert there.preemption == expected
-
-
+without_grace = [replace(each, grace_s=None) for each in recorded_qos()]
 no_requeue = recorded_site(JobRequeue="0")
 CHOICES: list[tuple[str, Any, Destination | None, str]] = [
     ("requeue with grace", "auto", destination("boost_usr_prod"), "successor"),
     ("cancel with grace", "auto", destination("spot", GraceTime="120"), "successor"),
     ("cancel without grace", "auto", destination("spot"), "chain"),
-    ("cancel, grace not known", "auto", destination("boost_usr_prod", by_qos), "chain"),
+    ("cancel, grace not known", "auto", qos_destination("spare", known=without_grace), "chain"),
+    ("by QOS, cancelled with grace", "auto", qos_destination("spare"), "successor"),
+    ("by QOS, requeued with grace", "auto", qos_destination("scavenger"), "successor"),
+    ("by QOS, nothing preempts", "auto", qos_destination("normal", mode="CANCEL"), "successor"),
+    ("by QOS, the accounting is silent", "auto", qos_destination(None), "chain"),
     ("a lost node is not requeued", "auto", destination("boost_usr_prod", no_requeue), "chain"),
     (
         "from 25.11 the job's wish counts",
@@ -185,7 +154,42 @@ PREEMPTED: list[tuple[str, Destination, str]] = [
         "Jobs of partition urgent may take its nodes. There is no grace: SIGTERM goes to all processes at once, and 5 "
         "s later SIGKILL. Slurm then cancels the job, and does not requeue it.",
     ),
-    ("never", destination("urgent"), "Nothing preempts jobs here."),
+    ("never", destination("urgent"), "Nothing preempts jobs of partition 'urgent' (PreemptMode=OFF)."),
+    (
+        "by QOS",
+        qos_destination("scavenger"),
+        "Jobs of QOS express may take its nodes. Each rank gets SIGTERM, the batch host nothing, and after 60 s all is "
+        "ended. Slurm then requeues the job.",
+    ),
+    (
+        "by QOS, cancelled, with a time of its own in which it is safe",
+        qos_destination("spare", PreemptExemptTime="00:01:00"),
+        "Jobs of QOS express may take its nodes once it has run for 3600 s. Each rank gets SIGTERM, the batch host "
+        "nothing, and after 60 s all is ended. Slurm then cancels the job, and does not requeue it.",
+    ),
+    (
+        "by QOS, the grace not known",
+        qos_destination("scavenger", known=without_grace, PreemptExemptTime="00:01:00"),
+        "Jobs of QOS express may take its nodes once it has run for 60 s. How long it is warned is not known "
+        "(GraceTime of QOS 'scavenger'). Slurm then requeues the job.",
+    ),
+    (
+        "by QOS, suspended, where no time is safe",
+        qos_destination(
+            "normal",
+            "SUSPEND,GANG",
+            [*recorded_qos(), Qos(name="boss", preempt_mode=None, grace_s=0, preempts=("normal",))],
+            PreemptExemptTime="00:01:00",
+        ),
+        "Jobs of QOS boss may suspend it, without a warning; it goes on in place when they have ended, or in turns "
+        "with them.",
+    ),
+    (
+        "by QOS, the accounting is silent",
+        qos_destination(None),
+        "The QOS decides here who preempts whom (PreemptType=preempt/qos), and sacctmgr did not tell which QOS the job "
+        "gets: by whom a job is preempted, with what grace, and what then becomes of it is not known.",
+    ),
     (
         "suspended",
         destination("spot", PreemptMode="SUSPEND"),

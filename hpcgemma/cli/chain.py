@@ -48,12 +48,12 @@ def going_on(
     whose = f"run {measured.run}" if measured else "this run"
     need = need or (measured.need if measured else None)
     try:
-        destination = ask_destination(client, plan.partition, plan.qos)
+        destination = ask_destination(client, plan.partition, plan.qos, plan.account)
     except HpcGemmaError:
         return plan, choose_way(profile.continuation.mode, None, None, None), []
     choice = choose_way(profile.continuation.mode, destination.site, destination.partition, destination.preemption)
-    where = f"partition {destination.partition.name!r}"
-    caution = grace_caution(need, destination.preemption.notice_s, whose=whose, where=where)
+    preemption = destination.preemption
+    caution = grace_caution(need, preemption.notice_s, whose=whose, where=preemption.where)
     return dataclasses.replace(plan, continue_by=choice.way), choice, [caution] if caution else []
 
 

@@ -10,6 +10,7 @@ from hpcgemma.cli import options
 
 if TYPE_CHECKING:
     from hpcgemma.diagnosis import Diagnosis
+    from hpcgemma.profiles import Profile, QueueSpec
 
 SCHEDULER_CODE = 3
 
@@ -22,11 +23,14 @@ SCHEDULER_CODE = 3
     help="Cluster profile: a name or a file. Default: generic_slurm where Slurm is, else local.",
 )
 @click.option("--partition", metavar="NAME", help="Slurm partition to look at. Default: the profile's.")
+@click.option("--qos", metavar="NAME", help="Slurm QOS to look at. Default: the profile's, else your account's.")
 @click.option(
     "--runs-dir", metavar="DIR", envvar="HPCGEMMA_RUNS_DIR", help="Folder of run folders. [env: HPCGEMMA_RUNS_DIR]"
 )
 @options.json_output
-def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None, as_json: bool) -> int:
+def doctor(
+    profile_name: str | None, partition: str | None, qos: str | None, runs_dir: str | None, as_json: bool
+) -> int:
     """Say what will happen to a job here, how a run goes on, and what is at risk. It changes nothing.
 
     Exit code 1: work would be lost. 3: Slurm does not answer.
@@ -34,6 +38,7 @@ def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None
     \b
     hpcgemma doctor
     hpcgemma doctor --profile leonardo --partition boost_usr_prod
+    hpcgemma doctor --profile leonardo --qos boost_qos_dbg
     """
     import dataclasses
     import shutil
@@ -50,18 +55,20 @@ def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None
     from hpcgemma.slurm.client import SlurmClient
 
     profile = load_profile(profile_name or ("generic_slurm" if shutil.which("scontrol") else "local"))
-    if partition is not None and profile.scheduler != "slurm":
+    if (partition or qos) is not None and profile.scheduler != "slurm":
         raise InputError(
-            f"profile {profile.name!r} has no partitions", "leave --partition out, or name a profile of a cluster"
+            f"profile {profile.name!r} has no partitions and no QOS",
+            "leave --partition and --qos out, or name a profile of a cluster",
         )
     config = userconfig.load_user_config()
     account = userconfig.resolve_account(None, profile, config)
     machine = look_at_machine(userconfig.resolve_runs_dir(runs_dir, profile, config, account))
     destination, silence = None, None
     if profile.scheduler == "slurm":
-        queue = next((each for each in profile.queues if each.default), profile.queues[0])
+        queue = _queue_of(profile, partition)
+        wanted = (partition or queue.partition, qos or queue.qos)
         try:
-            destination = ask_destination(SlurmClient(), partition or queue.partition, queue.qos)
+            destination = ask_destination(SlurmClient(), *wanted, account)
         except SchedulerError as error:
             silence = Finding(error.problem, error.hint)
     diagnosis = diagnose(profile, machine, destination, newest_measurement(profile.name), silence=silence)
@@ -73,6 +80,12 @@ def doctor(profile_name: str | None, partition: str | None, runs_dir: str | None
     if silence:
         return SCHEDULER_CODE
     return 1 if diagnosis.loses_work else 0
+
+
+def _queue_of(profile: Profile, partition: str | None) -> QueueSpec:
+    """Return the queue of a partition, else the default one, whose QOS counts there as well."""
+    queues = sorted(profile.queues, key=lambda each: not each.default)
+    return next((each for each in queues if each.partition == partition), queues[0])
 
 
 def as_mapping(profile: str, diagnosis: Diagnosis) -> dict[str, object]:

@@ -137,7 +137,7 @@ def drill(
         plan, choice, cautions = chain.going_on(plan, profile, client)
         show_notes(cautions)
         try:
-            destination = ask_destination(client, plan.partition, plan.qos)
+            destination = ask_destination(client, plan.partition, plan.qos, plan.account)
         except HpcGemmaError:
             destination = None
         prediction = dataclasses.replace(prediction, destination=destination, choice=choice)

@@ -95,7 +95,7 @@ def grace_caution(need: SaveNeed | None, notice_s: int | None, *, whose: str, wh
         need: What was measured.
         notice_s: Seconds from the notice of a preemption to the end; None where that is not known.
         whose: Whose saves were measured.
-        where: The place, as ``partition 'spot'``.
+        where: The place, its kind first, as ``partition 'spot'``.
     """
     if need is None or notice_s is None or need.seconds <= notice_s:
         return None
@@ -103,5 +103,6 @@ def grace_caution(need: SaveNeed | None, notice_s: int | None, *, whose: str, wh
         f"{where} gives a preempted job {notice_s} s, and {whose} needs {need.seconds} s to save (its slowest save "
         f"took {need.slowest_save_s:.1f} s, a step up to {need.step_s:.1f} s): preempted, it loses all since its last "
         "checkpoint",
-        "save more often (--set checkpoint.every_steps=auto, or fewer steps), or choose a partition with more grace",
+        "save more often (--set checkpoint.every_steps=auto, or fewer steps), or choose a "
+        f"{where.partition(' ')[0]} with more grace",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,10 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from hpcgemma.errors import InputError, SchedulerError
-from hpcgemma.slurm import commands, orders, refusals
+from hpcgemma.slurm import commands, orders, qos, refusals
+from hpcgemma.slurm.qos import Qos
 from hpcgemma.slurm.records import JobDetails, JobRecord, NodeGroup
 from hpcgemma.slurm.refusals import OrderRefused, SubmitRefused, SubmitTimeout
-from hpcgemma.slurm.site import Partition, Qos, Site, partition_of, qos_of, site_of
+from hpcgemma.slurm.site import Partition, Site, partition_of, site_of
 
 __all__ = ["OrderRefused", "SlurmClient", "SubmitRefused", "SubmitTimeout", "clean_environment"]
 
@@ -28,6 +30,8 @@ _LONG_AGO = datetime(2000, 1, 1)
 PATIENCE_S = 30.0
 """For which a command that submits asks again: a controller that restarts, or hangs for a moment, is back by then."""
 _BETWEEN_QUESTIONS_S = 1.0
+_ACCOUNTING_TIMEOUT_S = 10.0
+"""For sacctmgr, whose answer can be done without: slurmdbd may hang while the controller answers."""
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -162,14 +166,28 @@ class SlurmClient:
         answer = self._ask(commands.show_partitions_argv())
         return [partition_of(each) for each in commands.parse_show_partitions(answer.output)]
 
-    def qos(self, name: str) -> Qos | None:
-        """Return how jobs of a QOS are preempted; None where there is no such QOS, or no accounting to ask."""
+    def all_qos(self) -> list[Qos] | None:
+        """Return how jobs of each QOS are preempted; None where the accounting does not answer, or is not there."""
+        output = self._sacctmgr(qos.show_qos_argv())
+        return None if output is None else [qos.qos_of(each) for each in qos.parse_show_qos(output)]
+
+    def default_qos(self, cluster: str, account: str | None, partition: str) -> str | None:
+        """Return the QOS of the caller's jobs that ask for none; None where the accounting does not answer.
+
+        Args:
+            cluster: Name of the cluster, which may be one of several in the accounting.
+            account: The job's; None for the caller's default.
+            partition: The job's.
+        """
         try:
-            answer = self._run(commands.show_qos_argv(), _reading_environment())
-        except SchedulerError:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:  # no name for this number on this machine
             return None
-        found = commands.parse_show_qos(answer.output)
-        return next((qos_of(each) for each in found if each["Name"] == name), None)
+        output = self._sacctmgr(qos.associations_argv(user))
+        if output is None:
+            return None
+        found = qos.parse_associations(output)
+        return qos.default_qos(found, cluster=cluster, account=account, partition=partition)
 
     def known_nodes(self, nodes: Sequence[str]) -> list[str]:
         """Return those of some nodes that the cluster has, in their order."""
@@ -322,6 +340,13 @@ class SlurmClient:
             return []
         return commands.parse_sacct(answer.output)
 
+    def _sacctmgr(self, argv: list[str]) -> str | None:
+        try:
+            answer = self._run(argv, _reading_environment(), timeout_s=_ACCOUNTING_TIMEOUT_S)
+        except SchedulerError:
+            return None
+        return answer.output if answer.succeeded else None
+
     def _ask(self, argv: list[str], *, expected: tuple[refusals.Failure, ...] = (), harmless: str = "") -> _Answer:
         """Run a command that must succeed, save for the failures that are expected or harmless."""
         deadline = time.monotonic() + self._patience_s
@@ -348,7 +373,8 @@ class SlurmClient:
             "check the job id with 'squeue --me'; if the command is refused, the site's support can tell why",
         )
 
-    def _run(self, argv: list[str], environment: Mapping[str, str]) -> _Answer:
+    def _run(self, argv: list[str], environment: Mapping[str, str], *, timeout_s: float | None = None) -> _Answer:
+        timeout_s = min(timeout_s or self.timeout_s, self.timeout_s)
         try:
             done = subprocess.run(
                 argv,
@@ -357,13 +383,13 @@ class SlurmClient:
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
-                timeout=self.timeout_s,
+                timeout=timeout_s,
                 check=False,
             )
         except FileNotFoundError:
             raise refusals.command_missing(argv[0]) from None
         except subprocess.TimeoutExpired:
-            complaint = f"no answer within {self.timeout_s:g} s"
+            complaint = f"no answer within {timeout_s:g} s"
             return _Answer(succeeded=False, output="", complaint=complaint, complete=False)
         # A command that a signal ended has not said its last word: Slurm signals a job's every process.
         complete = done.returncode >= 0

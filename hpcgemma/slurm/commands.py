@@ -34,7 +34,6 @@ _SACCT_FIELDS = (
     *("Submit", "Start", "End", "ElapsedRaw", "TimelimitRaw", "Comment", "WorkDir", "JobName"),
 )
 _SINFO_FIELDS = tuple("DcmlaTG")
-_QOS_FIELDS = ("Name", "PreemptMode", "GraceTime", "Preempt")
 _JOB_ID = re.compile(r"[1-9]\d*(_\d+)?")
 _STEP_ID = re.compile(r"(?P<job>[1-9]\d*)\.(?P<number>\d+)")
 
@@ -261,17 +260,6 @@ def parse_show_partitions(output: str) -> list[dict[str, str]]:
         if found:
             found[-1].update({pair["key"]: text_or_empty(pair["value"]) for pair in _PAIR.finditer(line)})
     return found
-
-
-def show_qos_argv() -> list[str]:
-    """Return the call that shows how each QOS is preempted."""
-    return ["sacctmgr", "--noheader", "--parsable2", "show", "qos", f"format={','.join(_QOS_FIELDS)}"]
-
-
-def parse_show_qos(output: str) -> list[dict[str, str]]:
-    """Return the fields of each QOS in sacctmgr's output."""
-    rows = (line.split("|") for line in output.splitlines())
-    return [dict(zip(_QOS_FIELDS, row, strict=True)) for row in rows if len(row) == len(_QOS_FIELDS)]
 
 
 # --- sinfo --------------------------------------------------------------------------------------------------

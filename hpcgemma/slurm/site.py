@@ -20,6 +20,8 @@ _CRED_EXPIRE_S = 120
 class Site:
     """What holds for all jobs of a cluster: ``scontrol show config``."""
 
+    cluster: str
+    """ClusterName."""
     version: str
     """Slurm's, as 22.05.8."""
     job_requeue: bool | None
@@ -28,8 +30,10 @@ class Site:
     """PreemptType: what decides which job is preempted."""
     preempt_mode: PreemptMode
     """PreemptMode where neither partition nor QOS has one."""
+    preempts_within: bool
+    """PreemptMode has WITHIN: under preempt/qos, jobs of one QOS preempt each other."""
     exempt_s: int
-    """PreemptExemptTime: seconds of a job in which it is not preempted."""
+    """PreemptExemptTime: seconds of a job in which it is not preempted, where its QOS has none of its own."""
     kill_wait_s: int | None
     """KillWait: seconds from SIGTERM to SIGKILL."""
     slurmd_timeout_s: int | None
@@ -64,19 +68,11 @@ class Partition:
     """None if unlimited or not told."""
     priority_tier: int
     """Under preempt/partition_prio, jobs of a higher tier preempt."""
+    nodes: str | None
+    """As Slurm writes them, ``node[1-4]``; empty: it has none; None: not told."""
     takes_jobs_from_nodes: bool
     """AllocNodes is ALL: a job may submit another one from inside."""
     is_up: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Qos:
-    """What holds for the jobs of one QOS: ``sacctmgr show qos``."""
-
-    name: str
-    preempt_mode: PreemptMode | None
-    """None: the cluster's."""
-    grace_s: int | None
 
 
 def site_of(config: Mapping[str, str]) -> Site:
@@ -85,10 +81,12 @@ def site_of(config: Mapping[str, str]) -> Site:
     expire = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
     storage = config.get("AccountingStorageType")
     return Site(
+        cluster=config.get("ClusterName", ""),
         version=config.get("SLURM_VERSION", ""),
         job_requeue={"0": False, "1": True}.get(config.get("JobRequeue", "")),
         preempt_by=_preempt_by(config.get("PreemptType")),
         preempt_mode=preempt_mode_of(config.get("PreemptMode", "")),
+        preempts_within=preempts_within(config.get("PreemptMode", "")),
         exempt_s=duration_s(config.get("PreemptExemptTime", "")) or 0,
         kill_wait_s=leading_int(config.get("KillWait", "")),
         slurmd_timeout_s=leading_int(config.get("SlurmdTimeout", "")),
@@ -109,26 +107,25 @@ def partition_of(fields: Mapping[str, str]) -> Partition:
         grace_s=leading_int(fields.get("GraceTime", "")),
         max_time_min=duration_min(fields.get("MaxTime", "")),
         priority_tier=leading_int(fields.get("PriorityTier", "")) or 0,
+        nodes=fields.get("Nodes"),
         takes_jobs_from_nodes=fields.get("AllocNodes", "ALL") in ("ALL", ""),
         is_up=fields.get("State", "UP") == "UP",
     )
 
 
-def qos_of(fields: Mapping[str, str]) -> Qos:
-    """Return what one row of ``sacctmgr show qos`` says."""
-    mode = fields.get("PreemptMode", "").lower()
-    return Qos(
-        name=fields.get("Name", ""),
-        preempt_mode=None if mode in ("", "cluster") else preempt_mode_of(mode),
-        grace_s=duration_s(fields.get("GraceTime", "")),
-    )
-
-
 def preempt_mode_of(text: str) -> PreemptMode:
-    """Return what Slurm's word means; GANG and WITHIN, which may stand beside it, do not matter here."""
+    """Return what Slurm's word means; GANG and WITHIN, which may stand beside it, do not matter here.
+
+    WITHIN alone is off: a job of such a QOS was never preempted (22.05).
+    """
     words = set(text.lower().split(","))
     known: tuple[PreemptMode, ...] = ("requeue", "cancel", "suspend", "off")
-    return next((mode for mode in known if mode in words), "unknown")
+    return next((mode for mode in known if mode in words), "off" if words == {"within"} else "unknown")
+
+
+def preempts_within(text: str) -> bool:
+    """Return whether a PreemptMode lets jobs of one QOS preempt each other."""
+    return "within" in text.lower().split(",")
 
 
 def _preempt_by(text: str | None) -> Literal["none", "partition", "qos", "unknown"]:

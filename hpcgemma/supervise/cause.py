@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 
-from hpcgemma.errors import SchedulerError
+from hpcgemma.destination import ask_destination
+from hpcgemma.errors import InputError, SchedulerError
+from hpcgemma.preemption import Preemption
 from hpcgemma.slurm.client import SlurmClient
 from hpcgemma.slurm.records import JobDetails, JobRecord
 
@@ -30,7 +32,7 @@ class WarningCause(StrEnum):
 
 
 def cause_of(
-    details: JobDetails | None, *, lead_s: int, restarts: int, now: float, grace_s: int | None = None
+    details: JobDetails | None, *, lead_s: int, restarts: int, now: float, preemption: Preemption | None = None
 ) -> WarningCause:
     """Return what a warning means, from the job's own record.
 
@@ -43,14 +45,14 @@ def cause_of(
         lead_s: Seconds before the time limit at which Slurm warns; it may be up to 60 s early.
         restarts: How often the job had been requeued when this process started.
         now: Seconds since 1970.
-        grace_s: Seconds from the notice of a preemption to the end; None where that is not known.
+        preemption: How the job is preempted; None where that is not known.
     """
     if details is None:
         return WarningCause.UNKNOWN
     job = details.record
     if job.state == "CANCELLED":
         return WarningCause.CANCELLED
-    if is_ending_in_its_grace(details) and _ended_before_its_grace(details, grace_s):
+    if is_ending_in_its_grace(details) and _ended_before_its_grace(details, preemption):
         return WarningCause.CANCELLED
     if details.preempt_time is not None or job.state == "PREEMPTED":
         return WarningCause.PREEMPTED
@@ -70,11 +72,11 @@ def is_ending_in_its_grace(details: JobDetails) -> bool:
     return details.record.state == "COMPLETING" and details.preempt_time is not None
 
 
-def _ended_before_its_grace(details: JobDetails, grace_s: int | None) -> bool:
+def _ended_before_its_grace(details: JobDetails, preemption: Preemption | None) -> bool:
     noticed, end = details.preempt_time, details.record.end_time
-    if noticed is None or end is None or grace_s is None:
+    if noticed is None or end is None or preemption is None or preemption.grace_s is None:
         return False
-    return (end - noticed).total_seconds() < grace_s - _CLOCK_SLACK_S
+    return (end - noticed).total_seconds() < preemption.grace_s - _CLOCK_SLACK_S
 
 
 def _used_up_its_time(job: JobRecord) -> bool:
@@ -89,23 +91,24 @@ def ask_cause(client: SlurmClient, job_id: str, *, lead_s: int, restarts: int) -
     Asked again where the question itself was ended: with proctrack/linuxproc, Slurm's SIGTERM meets every process of
     the batch step, scontrol too.
     """
-    details, grace_s = None, None
+    details, preemption = None, None
     deadline = time.monotonic() + _ASK_FOR_S
     while True:
         try:
             details = client.show_job(job_id)
             if details is not None and is_ending_in_its_grace(details):
-                grace_s = _grace_s(client, details.record)
+                preemption = _preemption(client, details.record)
             break
         except SchedulerError:
             if time.monotonic() > deadline:
                 break
             time.sleep(_BETWEEN_QUESTIONS_S)
-    return cause_of(details, lead_s=lead_s, restarts=restarts, now=time.time(), grace_s=grace_s)
+    return cause_of(details, lead_s=lead_s, restarts=restarts, now=time.time(), preemption=preemption)
 
 
-def _grace_s(client: SlurmClient, job: JobRecord) -> int | None:
-    """Return the grace of a job's partition or QOS, whichever is longer; None where neither is told."""
-    partitions = [each.grace_s for each in client.partitions() if each.name == job.partition]
-    qos = client.qos(job.qos) if job.qos else None
-    return max((each for each in [*partitions, qos.grace_s if qos else None] if each is not None), default=None)
+def _preemption(client: SlurmClient, job: JobRecord) -> Preemption | None:
+    """Return how a job is preempted; None where its partition or its QOS is no longer there."""
+    try:
+        return ask_destination(client, job.partition or None, job.qos or None, job.account or None).preemption
+    except InputError:
+        return None

@@ -110,7 +110,8 @@ CASES = {
     ),
     "no partition": (
         ("doctor", "--profile", "local", "--partition", "spot"),
-        "Error: profile 'local' has no partitions\nTry:   leave --partition out, or name a profile of a cluster\n",
+        "Error: profile 'local' has no partitions and no QOS\n"
+        "Try:   leave --partition and --qos out, or name a profile of a cluster\n",
     ),
     "no job": (
         ("data", "prepare", "--recipe", "svg_captions_tiny", "--wait", "--time", "1:00:00"),

@@ -18,7 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from hpcgemma.slurm import commands, orders  # noqa: E402 - found through the line above
+from hpcgemma.slurm import commands, orders, qos  # noqa: E402 - found through the line above
 from tests.slurm.cluster import SlurmCluster  # noqa: E402
 
 HOSTILE_NAME = "we|ird na\tme \x1f é'\"$(x)\nsecond=line"
@@ -128,7 +128,8 @@ def record_all(cluster: SlurmCluster) -> Recorder:
     recorder.record("sinfo_unknown", commands.sinfo_argv("nowhere"))
     recorder.record("show_config", commands.show_config_argv())
     recorder.record("show_partitions", commands.show_partitions_argv())
-    recorder.record("show_qos", commands.show_qos_argv())
+    recorder.record("show_qos", qos.show_qos_argv())
+    recorder.record("associations", qos.associations_argv("root"))
     stepped = cluster.submit(
         "--nodelist=node4", "--time=20", "--output=/dev/null", "--wrap=srun sleep 1; exec srun sleep 1000"
     )
@@ -178,7 +179,18 @@ def main() -> None:
     with SlurmCluster(accounting=False) as bare:
         recorder = Recorder(bare)
         recorder.record("sacct_disabled", commands.sacct_argv(since=LONG_AGO, job_ids=["99"]))
-    cases = json.loads(text) | recorder.cases
+    with SlurmCluster(preempt_by="qos") as by_qos:
+        options = by_qos.run("sacctmgr", "--immediate", "modify", "qos", "spare", "set", "PreemptExemptTime=01:00:00")
+        assert options.returncode == 0, options.stderr
+        preempting = Recorder(by_qos)
+        preempting.record("show_preempting_qos", qos.show_qos_argv())
+        by_qos.stop_database()
+        preempting.record("show_qos_down", qos.show_qos_argv())
+    cases = (
+        json.loads(text)
+        | recorder.cases
+        | json.loads(re.sub(r"localhost:\d+", "localhost:0", json.dumps(preempting.cases)))
+    )
     target = HERE / f"slurm-{version}.json"
     target.write_text(json.dumps(cases, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
     print(f"{len(cases)} cases in {target.name}")

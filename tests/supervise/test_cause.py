@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from hpcgemma.preemption import Preemption
 from hpcgemma.slurm.records import JobDetails, JobRecord
 from hpcgemma.supervise.cause import WarningCause, cause_of
 
@@ -54,20 +56,25 @@ def test_the_cause_of_a_warning_follows_from_the_jobs_record(seen: JobDetails | 
     assert cause_of(seen, lead_s=60, restarts=0, now=now) is cause
 
 
+REQUEUED = Preemption(mode="requeue", grace_s=60)
+
+
 @pytest.mark.parametrize(
-    ("ran_s", "grace_s", "cause"),
+    ("ran_s", "preemption", "cause"),
     [
-        (10, 60, WarningCause.CANCELLED),
-        (60, 60, WarningCause.PREEMPTED),
-        (0, 0, WarningCause.PREEMPTED),
+        (10, REQUEUED, WarningCause.CANCELLED),
+        (0, REQUEUED, WarningCause.CANCELLED),
+        (60, REQUEUED, WarningCause.PREEMPTED),
+        (0, replace(REQUEUED, grace_s=0), WarningCause.PREEMPTED),
+        (10, replace(REQUEUED, grace_s=None), WarningCause.PREEMPTED),
         (10, None, WarningCause.PREEMPTED),
     ],
 )
 def test_a_preempted_job_that_ends_before_its_grace_was_cancelled(
-    ran_s: float, grace_s: int | None, cause: WarningCause
+    ran_s: float, preemption: Preemption | None, cause: WarningCause
 ) -> None:
     seen = details("COMPLETING", ran_s=ran_s, preempted=True)
-    assert cause_of(seen, lead_s=60, restarts=0, now=START.timestamp() + ran_s, grace_s=grace_s) is cause
+    assert cause_of(seen, lead_s=60, restarts=0, now=START.timestamp() + ran_s, preemption=preemption) is cause
 
 
 def test_a_signal_long_before_the_end_was_sent_by_hand() -> None:
