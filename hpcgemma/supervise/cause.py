@@ -13,6 +13,7 @@ from hpcgemma.slurm.records import JobDetails, JobRecord
 
 _NEAR_END_S = 90
 _CLOCK_SLACK_S = 5
+_SAME_MOMENT_S = 1
 _ASK_FOR_S = 3.0
 _BETWEEN_QUESTIONS_S = 0.5
 
@@ -73,10 +74,18 @@ def is_ending_in_its_grace(details: JobDetails) -> bool:
 
 
 def _ended_before_its_grace(details: JobDetails, preemption: Preemption | None) -> bool:
+    """Return whether somebody else ended a preempted job, which can be only before its grace was over.
+
+    Where Slurm cancels a preempted job and does not requeue it, it moves PreemptTime to the end of the job (22.05).
+    """
     noticed, end = details.preempt_time, details.record.end_time
     if noticed is None or end is None or preemption is None or preemption.grace_s is None:
         return False
-    return (end - noticed).total_seconds() < preemption.grace_s - _CLOCK_SLACK_S
+    used_s = (end - noticed).total_seconds()
+    is_requeued = preemption.mode == "requeue" and details.requeue is not False
+    if used_s <= _SAME_MOMENT_S and not is_requeued:
+        return False
+    return used_s < preemption.grace_s - _CLOCK_SLACK_S
 
 
 def _used_up_its_time(job: JobRecord) -> bool:

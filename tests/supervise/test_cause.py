@@ -57,6 +57,7 @@ def test_the_cause_of_a_warning_follows_from_the_jobs_record(seen: JobDetails | 
 
 
 REQUEUED = Preemption(mode="requeue", grace_s=60)
+CANCELLED = Preemption(mode="cancel", grace_s=60)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,10 @@ REQUEUED = Preemption(mode="requeue", grace_s=60)
         (0, replace(REQUEUED, grace_s=0), WarningCause.PREEMPTED),
         (10, replace(REQUEUED, grace_s=None), WarningCause.PREEMPTED),
         (10, None, WarningCause.PREEMPTED),
+        (10, CANCELLED, WarningCause.CANCELLED),
+        (0, CANCELLED, WarningCause.PREEMPTED),  # Slurm has moved PreemptTime to the end of the grace
+        (1, CANCELLED, WarningCause.PREEMPTED),
+        (60, CANCELLED, WarningCause.PREEMPTED),
     ],
 )
 def test_a_preempted_job_that_ends_before_its_grace_was_cancelled(
@@ -75,6 +80,11 @@ def test_a_preempted_job_that_ends_before_its_grace_was_cancelled(
 ) -> None:
     seen = details("COMPLETING", ran_s=ran_s, preempted=True)
     assert cause_of(seen, lead_s=60, restarts=0, now=START.timestamp() + ran_s, preemption=preemption) is cause
+
+
+def test_a_job_that_may_not_be_requeued_is_cancelled_at_the_end_of_its_grace() -> None:
+    seen = replace(details("COMPLETING", ran_s=0, preempted=True), requeue=False)
+    assert cause_of(seen, lead_s=60, restarts=0, now=START.timestamp(), preemption=REQUEUED) is WarningCause.PREEMPTED
 
 
 def test_a_signal_long_before_the_end_was_sent_by_hand() -> None:
