@@ -299,6 +299,14 @@ class SlurmCluster:
         self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
         self.wait_for(self._database_answers, "slurmdbd to answer")
 
+    def pause_database(self) -> None:
+        """Let slurmdbd hang: it takes connections and does not answer."""
+        self._daemons["slurmdbd"].send_signal(signal.SIGSTOP)
+
+    def resume_database(self) -> None:
+        """Let a paused slurmdbd go on."""
+        self._daemons["slurmdbd"].send_signal(signal.SIGCONT)
+
     def start_node(self, node: str) -> None:
         """Start the slurmd of one node; its GPUs and name are as before."""
         self._start_daemon(f"slurmd-{node}", ["slurmd", "-D", "-N", node])

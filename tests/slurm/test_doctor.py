@@ -29,8 +29,11 @@ def test_a_partition_that_requeues_with_grace_needs_no_chain(login: Terminal) ->
     assert facts["preemption"] == {
         "mode": "requeue",
         "by": "Jobs of partition urgent",
+        "where": "partition 'boost_usr_prod'",
         "grace_s": 60,
         "notice_s": 60,
+        "exempt_s": 0,
+        "reason": "",
     }
     told = dict(facts["sections"]["what happens to a job"])
     assert told["preemption"] == (
