@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,26 @@ def preempt(run: Training, cluster: SlurmCluster, step: int = 25) -> float:
     run.wait_for_event("ended", count=attempts + 1)
     cluster.wait_for(lambda: cluster.job_state(urgent) in ("RUNNING", "COMPLETED"), "the urgent job's turn")
     return began
+
+
+def freeze_at_notice(run: Training, urgent_job: Callable[[], object]) -> float:
+    """Let an urgent job come whose notice brings the ranks a SIGCONT, and stop them again before they can save.
+
+    Returns:
+        When the urgent job was submitted.
+    """
+    run.freeze()
+    pids, began = run.rank_pids(), time.time()
+    urgent_job()
+    while not all(map(_is_running, pids)):
+        time.sleep(0.001)
+    run.freeze()
+    assert not run.events("ended")
+    return began
+
+
+def _is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "T"
 
 
 def second_job(run: Training, cluster: SlurmCluster, event: str, **facts: Any) -> str:

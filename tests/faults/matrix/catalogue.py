@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import checkpoints, nodes, owners, preemption, processes, scheduler, signals, together
+from . import by_qos, checkpoints, nodes, owners, preemption, processes, scheduler, signals, together
 from .lab import Lab
 from .observation import Observation
 
@@ -29,7 +29,8 @@ class Scenario:
 SCENARIOS = (
     Scenario(1, "preempted, 60 s of grace", preemption.with_grace, quick=True),
     Scenario(1, "the same, going on by requeue", preemption.with_grace_by_requeue, quick=True),
-    Scenario(2, "the same, the site sends the job's own signal", preemption.user_signal, quick=True),
+    Scenario(1, "preempted by QOS, 30 s of grace", by_qos.by_qos, quick=True),
+    Scenario(2, "preempted, the site sends the job's own signal", preemption.user_signal, quick=True),
     Scenario(2, "the same, a template without B:", preemption.signal_to_steps),
     Scenario(2, "both", preemption.user_signal_to_steps),
     Scenario(3, "preempted, no grace", preemption.without_grace, quick=True),
@@ -38,6 +39,9 @@ SCENARIOS = (
     Scenario(3, "SIGKILL of the supervisor", processes.supervisor_killed),
     Scenario(3, "the same, a link waits", processes.supervisor_of_a_chain_killed, quick=True),
     Scenario(4, "preemption cancels the job, no grace", preemption.cancelled_partition, quick=True),
+    Scenario(4, "preemption by QOS cancels the job, 30 s of grace", by_qos.by_qos_that_cancels),
+    Scenario(4, "the same, the ranks do nothing in 10 s of grace", by_qos.by_qos_to_the_end_of_its_grace, quick=True),
+    Scenario(4, "preemption by QOS cancels the job, no grace", by_qos.by_qos_without_grace),
     Scenario(5, "time limit", preemption.time_limit, quick=True),
     Scenario(5, "the same, going on by requeue", preemption.time_limit_by_requeue, quick=True),
     Scenario(6, "a node is lost", nodes.node_lost, quick=True),
@@ -63,6 +67,7 @@ SCENARIOS = (
     Scenario(16, "slurmctld hangs at status", scheduler.hangs_at_status),
     Scenario(17, "slurmctld forgets a job, its id is used again", scheduler.id_used_twice, quick=True),
     Scenario(18, "slurmdbd down", scheduler.accounting_down),
+    Scenario(18, "slurmdbd down at submit, preemption by QOS cancels the job", by_qos.by_qos_of_rules_unknown),
     Scenario(18, "no accounting, the job is purged", scheduler.purged),
     Scenario(19, "two jobs on one run", owners.two_jobs, quick=True),
     Scenario(19, "a successor and Slurm's requeue at once", owners.successor_and_requeue, quick=True),

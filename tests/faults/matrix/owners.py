@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenario import RECIPE, Terminal, Training, wait_until
-from tests.slurm.login import REQUEUE, SUCCESSOR, nodes_of, preempt, run_ids, second_job
+from tests.slurm.login import REQUEUE, SUCCESSOR, freeze_at_notice, nodes_of, preempt, run_ids, second_job
 
 from .checkpoints import cancel
 from .lab import Lab
@@ -175,18 +175,8 @@ def cancelled_in_its_grace(lab: Lab) -> Observation:
     """scancel after the notice of a preemption, before the ranks have saved."""
     run = lab.submit("cancelled-grace")
     run.wait_for_step(25)
-    run.freeze()
-    pids = run.rank_pids()
-    lab.cluster.urgent_job(nodes=nodes_of(lab.cluster, run.job_id), seconds=5)
-    while not all(map(_is_running, pids)):  # the notice brings a SIGCONT
-        time.sleep(0.001)
-    run.freeze()
-    assert not run.events("ended")
+    freeze_at_notice(run, lambda: lab.cluster.urgent_job(nodes=nodes_of(lab.cluster, run.job_id), seconds=5))
     return _cancelled(lab, run)
-
-
-def _is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "T"
 
 
 def cancelled_after_requeue(lab: Lab) -> Observation:
