@@ -30,8 +30,6 @@ _LONG_AGO = datetime(2000, 1, 1)
 PATIENCE_S = 30.0
 """For which a command that submits asks again: a controller that restarts, or hangs for a moment, is back by then."""
 _BETWEEN_QUESTIONS_S = 1.0
-_ACCOUNTING_TIMEOUT_S = 10.0
-"""For sacctmgr, whose answer can be done without: slurmdbd may hang while the controller answers."""
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -59,6 +57,8 @@ class SlurmClient:
     Args:
         timeout_s: Seconds a command may take. Slurm's own (MessageTimeout, 10 s by default) should come
             first.
+        accounting_timeout_s: Seconds sacctmgr may take, whose answer can be done without: slurmdbd may hang while
+            the controller answers.
         patience_s: Seconds for which a question is asked again while Slurm is silent.
         on_silence: Told once, in a sentence, that Slurm is asked again.
 
@@ -71,10 +71,12 @@ class SlurmClient:
         self,
         timeout_s: float = 60,
         *,
+        accounting_timeout_s: float = 10,
         patience_s: float = 0,
         on_silence: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.timeout_s = timeout_s
+        self._accounting_timeout_s = accounting_timeout_s
         self._patience_s, self._on_silence = patience_s, on_silence
         self._silence_is_told = False
         self.accounting_problem = ""
@@ -342,7 +344,7 @@ class SlurmClient:
 
     def _sacctmgr(self, argv: list[str]) -> str | None:
         try:
-            answer = self._run(argv, _reading_environment(), timeout_s=_ACCOUNTING_TIMEOUT_S)
+            answer = self._run(argv, _reading_environment(), timeout_s=self._accounting_timeout_s)
         except SchedulerError:
             return None
         return answer.output if answer.succeeded else None

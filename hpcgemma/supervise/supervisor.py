@@ -37,6 +37,8 @@ from hpcgemma.supervise.signals import WarningFlags
 
 _INSIDE_TIMEOUT_S = 20
 """Seconds for a Slurm command inside the job, where the time to save is short."""
+_INSIDE_ACCOUNTING_TIMEOUT_S = 2
+"""The same for sacctmgr, which is asked when the grace is used up: KillWait may leave 5 s to submit the next job in."""
 _OWN_SUBMISSION_WAIT_S = 30
 _TRY_TO_GO_ON_S = 1800
 _BETWEEN_TRIES_S = 5
@@ -73,7 +75,7 @@ class Supervisor:
 
     def __init__(self, plan: Plan, folder: RunFolder, allocation: Allocation, flags: WarningFlags) -> None:
         self.plan, self.folder, self.allocation, self.flags = plan, folder, allocation, flags
-        self.client = SlurmClient(timeout_s=_INSIDE_TIMEOUT_S)
+        self.client = SlurmClient(timeout_s=_INSIDE_TIMEOUT_S, accounting_timeout_s=_INSIDE_ACCOUNTING_TIMEOUT_S)
         self._chain = Chain(plan, folder, allocation, self.client)
         self._sick_nodes = SickNodes(plan, folder, allocation, self.client)
         self.cause: WarningCause | None = None
