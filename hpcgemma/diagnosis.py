@@ -215,10 +215,11 @@ def _fate_risks(destination: Destination, choice: Choice, measurement: Measureme
             )
         )
     if preemption.mode == "unknown":
+        source = "sacctmgr show qos" if site.preempt_by == "qos" else "scontrol show partition"
         found.append(
             Risk(
                 problem=f"what becomes of a preempted job of {preemption.where} is not known",
-                hint="ask again when 'sacctmgr show qos' answers"
+                hint=f"see what '{source}' says of PreemptMode and GraceTime"
                 + ("" if choice.way == "chain" else f"; until then {ahead}"),
                 loses_work=choice.way != "chain",
             )

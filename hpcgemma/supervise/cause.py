@@ -14,6 +14,7 @@ from hpcgemma.slurm.records import JobDetails, JobRecord
 _NEAR_END_S = 90
 _CLOCK_SLACK_S = 5
 _SAME_MOMENT_S = 1
+"""Slurm notes whole seconds."""
 _ASK_FOR_S = 3.0
 _BETWEEN_QUESTIONS_S = 0.5
 

@@ -16,7 +16,7 @@ from hpcgemma.profiles import load_profile
 from hpcgemma.runs.lead import SaveNeed
 from hpcgemma.runs.measurement import Measurement
 from tests.scenario import Terminal
-from tests.sites import destination, recorded_site
+from tests.sites import destination, qos_destination, recorded_qos, recorded_site
 
 MACHINE = Machine(
     python="3.11.2",
@@ -139,6 +139,55 @@ def test_a_chain_that_cannot_be_made_from_inside_is_a_risk() -> None:
             "queue them from here: hpcgemma submit … --links 4",
         )
     ]
+
+
+AHEAD = "submit a chain ahead: continuation.mode: auto or chain in the profile, or --links 4"
+SEE_QOS = "see what 'sacctmgr show qos' says of PreemptMode and GraceTime"
+SEE_PARTITION = "see what 'scontrol show partition' says of PreemptMode and GraceTime"
+
+
+@pytest.mark.parametrize(
+    ("there", "settings", "problem", "hint"),
+    [
+        (qos_destination(None), (), "the job's QOS", SEE_QOS),
+        (
+            qos_destination(None),
+            ("continuation.mode=successor",),
+            "the job's QOS",
+            f"{SEE_QOS}; until then {AHEAD}",
+        ),
+        (destination("spot", PreemptMode="NEW"), (), "partition 'spot'", SEE_PARTITION),
+    ],
+)
+def test_what_is_not_known_of_preemption_is_a_risk_but_for_a_chain(
+    there: Destination, settings: tuple[str, ...], problem: str, hint: str
+) -> None:
+    found = diagnose(load_profile("generic_slurm", settings), MACHINE, there, None)
+    assert [(risk.problem, risk.hint, risk.loses_work) for risk in found.risks] == [
+        (f"what becomes of a preempted job of {problem} is not known", hint, bool(settings))
+    ]
+    assert found.choice is not None
+    assert found.choice.way == ("successor" if settings else "chain")
+
+
+def test_a_grace_that_is_not_known_is_not_told_as_none() -> None:
+    known = [replace(each, grace_s=None) for each in recorded_qos()]
+    found = diagnosis_at(qos_destination("spare", known=known), "continuation.mode=successor")
+    assert [(risk.problem, risk.loses_work) for risk in found.risks] == [
+        (
+            "a preempted job of QOS 'spare' is cancelled with a grace that is not known, and a successor may come too "
+            "late",
+            True,
+        )
+    ]
+    assert found.sections[1].lines[2] == ("QOS", "spare")
+
+
+def test_a_grace_of_a_qos_too_short_for_a_save_is_said_of_the_qos() -> None:
+    known = [replace(each, grace_s=3) for each in recorded_qos()]
+    [risk] = diagnosis_at(qos_destination("scavenger", known=known)).risks
+    assert risk.problem.startswith("QOS 'scavenger' gives a preempted job 3 s, and run captions-1 needs 13 s to save")
+    assert risk.hint.endswith("or choose a QOS with more grace")
 
 
 def test_where_slurm_is_silent_the_machine_is_told_all_the_same() -> None:

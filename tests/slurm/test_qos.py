@@ -173,7 +173,7 @@ def test_while_slurmdbd_is_down_what_it_knows_is_told_as_unknown(login: Terminal
     assert facts["risks"] == [
         {
             "problem": "what becomes of a preempted job of QOS 'scavenger' is not known",
-            "hint": "ask again when 'sacctmgr show qos' answers",
+            "hint": "see what 'sacctmgr show qos' says of PreemptMode and GraceTime",
             "loses_work": False,
         }
     ]
