@@ -8,6 +8,7 @@ which a copy or a wrong clock changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -130,18 +131,20 @@ def put_aside(checkpoint: Checkpoint) -> Checkpoint:
 def stage(directory: Path, step: int) -> Path:
     """Create and return an empty folder to write a checkpoint into; leftovers of earlier ones are removed.
 
-    Only one process, rank 0 of the one attempt that runs, may do this.
+    Only one process, rank 0 of the one attempt that runs, may do this. No two of its folders have one name: what could
+    not be removed of one is never mixed with the next, nor what another node still believes to be there (NFS).
     """
     remove_staging(directory)
-    staging = directory / f"{_STAGING_PREFIX}step-{step}.{os.getpid()}"
+    staging = directory / f"{_STAGING_PREFIX}step-{step}.{os.getpid()}-{time.monotonic_ns()}"
     files.make_private_dir(staging)
     return staging
 
 
 def remove_staging(directory: Path) -> None:
-    """Remove what a killed or failed save left behind."""
-    for leftover in directory.glob(f"{_STAGING_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Remove what a killed or failed save left behind; what the disk does not let go stays until a later save."""
+    with contextlib.suppress(OSError):
+        for leftover in directory.glob(f"{_STAGING_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def commit(

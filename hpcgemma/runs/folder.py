@@ -20,7 +20,7 @@ EventName = Literal[
     "straggler",  # a rank is slower than the others: attempt, rank, sentence
     "warned",  # a warning arrived: attempt, signal, cause
     "saved",  # a checkpoint was committed: step, samples, seconds, stall_s of the training, bytes
-    "save_failed",  # a checkpoint could not be written: step, problem, seconds of the training
+    "save_failed",  # a checkpoint could not be written: step, problem, errno, seconds; tries, again_in_s of a last one
     "refused",  # a job found another one working on the run, and left it alone: job_id, sentence
     "set_aside",  # a broken checkpoint was renamed: checkpoint, problem
     "ended",  # an attempt ended: attempt, ending, sentence, hint, step, rank, its node

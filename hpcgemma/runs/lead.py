@@ -88,6 +88,15 @@ def warning_lead_s(need: SaveNeed | None, *, assumed_s: int, walltime_min: int) 
     return max(1, min(wanted, limit_s // 2, MAX_LEAD_S))
 
 
+def time_to_save_s(lead_s: int) -> float:
+    """Return how many seconds after a warning the ranks may still save, before the supervisor ends them to go on.
+
+    Args:
+        lead_s: Seconds from the warning to the time limit.
+    """
+    return max(float(lead_s - RESERVE_S), lead_s / 2)
+
+
 def grace_caution(need: SaveNeed | None, notice_s: int | None, *, whose: str, where: str) -> Finding | None:
     """Return a caution where a preempted run cannot save in time; None where it can, or nothing was measured.
 

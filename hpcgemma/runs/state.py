@@ -233,7 +233,17 @@ def _running(recent: Events) -> str:
         "ended": "between two attempts",
     }
     known = [event["event"] for event in recent if event.get("event") in words]
-    return words[known[-1]] if known else "starting"
+    return _saving_again(recent) or (words[known[-1]] if known else "starting")
+
+
+def _saving_again(recent: Events) -> str:
+    """Return that the last save is being tried again, and why; empty where it is not."""
+    saves = [event for event in recent if event.get("event") in ("started", "saved", "save_failed", "ended")]
+    last = saves[-1] if saves else {}
+    if last.get("event") != "save_failed" or last.get("again_in_s") is None:
+        return ""
+    times = "once" if last.get("tries") == 1 else f"{last.get('tries')} times"
+    return f"saving; the disk refused {times} ({last.get('problem')}), and is tried again before the run stops"
 
 
 def _last_known(recent: Events, now: float | None) -> str:

@@ -15,6 +15,7 @@ from hpcgemma import snapshot
 from hpcgemma.plan import Plan
 from hpcgemma.processes import process_age_s
 from hpcgemma.runs.folder import RunFolder
+from hpcgemma.runs.lead import time_to_save_s
 from hpcgemma.supervise import launchers
 from hpcgemma.supervise.allocation import Allocation, free_port, rank_threads
 from hpcgemma.supervise.blame import met_faults
@@ -111,6 +112,7 @@ class Attempt:
             "HPCGEMMA_SIGNAL": self.plan.signal,
             "HPCGEMMA_STACKS_SIGNAL": self.plan.stacks_signal,
             "HPCGEMMA_INTERRUPTION_EVERY_H": str(self.plan.interruption_every_h),
+            "HPCGEMMA_NOTICE_S": str(time_to_save_s(self.plan.signal_lead_s)),
         }
 
     def _make_ready(self, environment: Mapping[str, str]) -> Ending | None:
@@ -170,9 +172,8 @@ class Attempt:
 
     def _is_too_late(self) -> bool:
         """Whether the ranks must be ended now, so that there is still time to go on."""
-        return self.flags.warned_at is not None and (
-            time.monotonic() - self.flags.warned_at > max(self.plan.signal_lead_s - 15, self.plan.signal_lead_s / 2)
-        )
+        limit_s = time_to_save_s(self.plan.signal_lead_s)
+        return self.flags.warned_at is not None and time.monotonic() - self.flags.warned_at > limit_s
 
     def _log_of_failure(self, exits: Sequence[RankExit]) -> str:
         """Return the ends of what srun and the first failing rank wrote; empty where none failed.

@@ -8,6 +8,7 @@ bit by bit.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -24,10 +25,12 @@ from hpcgemma.recipes.fingerprint import needs_a_new_run
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.provenance import STATE_NAME, Provenance, changes_since, provenance_of
 from hpcgemma.train.background import BackgroundWrite, HostCopy
-from hpcgemma.train.failures import DISK_ERRNOS, DiskError, OvertakenError
+from hpcgemma.train.failures import DiskError, OvertakenError
+from hpcgemma.train.last_save import verdict
 from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
 from hpcgemma.train.ranks import Ranks
+from hpcgemma.train.refusal import Refusal
 from hpcgemma.train.strategies import Strategy, sharded_state
 
 T = TypeVar("T")
@@ -118,36 +121,64 @@ class Checkpointing:
             say(f"resumed from {chosen.path.name}: {chosen.samples} rows consumed{others}")
         return progress
 
-    def save(self, progress: Progress, *, must_succeed: bool) -> None:
-        """Save the present state.
+    def save(self, progress: Progress) -> None:
+        """Save the present state in the middle of a training; it may be written beside that, from a copy.
 
-        A save that must succeed is on the disk when this returns. Another one may be written beside the training, from
-        a copy; what came of it is known when ``settle`` returns.
+        Where the disk refuses, the last good checkpoint stays, an event is recorded, and the training goes on. What
+        came of a save that is written beside is known when ``settle`` returns.
 
         Args:
             progress: Where the training stands.
-            must_succeed: Whether a full or broken disk is an error. In the middle of a training it is not: the last
-                good checkpoint stays, an event is recorded, and the training goes on.
-
-        Raises:
-            DiskError: The disk refused, and the save must succeed.
         """
         self.settle()
-        if self._copy is not None and not must_succeed:
+        if self._copy is not None:
             self._begin(progress, self._copy)
             return
         began = time.monotonic()
-        problem = self._write(progress)
-        if problem is None:
+        refusal = self._write(progress)
+        if refusal is None:
             self.saved_step = progress.step
-            return
-        self._report_failure(progress.step, problem, time.monotonic() - began, goes_on=not must_succeed)
-        if must_succeed:
-            raise DiskError(
-                f"step {progress.step} could not be saved in {self._folder.checkpoints_dir}: {problem}; "
-                f"{self._newest()} is the newest on the disk",
-                "free space or raise the quota, then: hpcgemma resume RUN",
-            )
+        else:
+            self._report_passed_over(progress.step, refusal, time.monotonic() - began)
+
+    def save_at_last(self, progress: Progress, *, try_for_s: float, on_refusal: Callable[[], None]) -> None:
+        """Save the present state before the end; it is on the disk when this returns.
+
+        Where the disk refuses, it is tried again from the start, as long as that may help and there is time. Rank 0
+        decides for all: they have not seen the same error, nor the same clock.
+
+        Args:
+            progress: Where the training stands.
+            try_for_s: Seconds in which the last try must be done.
+            on_refusal: Called after each try that failed, on all ranks.
+
+        Raises:
+            DiskError: The disk refused to the end.
+        """
+        self.settle()
+        step, began, longest_s = progress.step, time.monotonic(), 0.0
+        for tries in itertools.count(1):
+            tried = time.monotonic()
+            refusal = self._write(progress)
+            if refusal is None:
+                self.saved_step = step
+                return
+            now = time.monotonic()
+            longest_s = max(longest_s, now - tried)
+            mine = verdict(refusal, tries=tries, left_s=try_for_s - (now - began), longest_try_s=longest_s)
+            agreed = self._ranks.from_first(mine)
+            on_refusal()
+            self._record_failure(step, refusal, now - tried, tries=tries, again_in_s=agreed.again_in_s)
+            if agreed.again_in_s is None:
+                raise DiskError(
+                    f"step {step} could not be saved in {self._folder.checkpoints_dir}: {refusal.problem}; "
+                    f"{agreed.why}; {self._newest()} is the newest on the disk",
+                    "free space or raise the quota, then: hpcgemma resume RUN",
+                )
+            if self._ranks.is_first:
+                kept = f"{self._newest()} is kept; {agreed.why}"
+                say(f"WARNING: step {step} could not be saved: {refusal.problem}. {kept}")
+                time.sleep(agreed.again_in_s)  # the others wait for its next folder
 
     def settle(self) -> None:
         """Wait for the save that is written beside the training; afterwards all ranks know what came of it."""
@@ -166,9 +197,10 @@ class Checkpointing:
     def _begin(self, progress: Progress, copy: HostCopy) -> None:
         """Copy the state, and write the copy beside the training."""
         began = time.monotonic()
-        staging, problem = self._at_first(lambda: self._stage(progress.step))
+        staging, refusal = self._at_first(lambda: self._stage(progress.step))
+        if refusal is not None:
+            self._report_passed_over(progress.step, refusal, time.monotonic() - began)
         if staging is None:
-            self._report_failure(progress.step, problem or "", time.monotonic() - began, goes_on=True)
             return
         tensors = copy.of(self._strategy.saved_state())
         position = Progress.from_json(progress.to_json())  # which goes on meanwhile
@@ -189,18 +221,25 @@ class Checkpointing:
             if self._ranks.is_first:
                 self._commit(staging, progress, began, stall_s)
         except OSError as error:
-            problem = _disk_problem(error)
+            refusal = Refusal.of(error)
+            self._report_passed_over(progress.step, refusal, stall_s)
             if self._ranks.is_first:
-                self._report_failure(progress.step, problem, stall_s, goes_on=True)
                 checkpoints.remove_staging(self._folder.checkpoints_dir)
-            return problem
+            return refusal.problem
         return None
 
-    def _report_failure(self, step: int, problem: str, stall_s: float, *, goes_on: bool) -> None:
+    def _report_passed_over(self, step: int, refusal: Refusal, stall_s: float) -> None:
+        self._record_failure(step, refusal, stall_s)
         if self._ranks.is_first:
-            self._folder.record("save_failed", step=step, problem=problem, seconds=round(stall_s, 3))
-            if goes_on:
-                say(f"WARNING: step {step} could not be saved: {problem}. {self._newest()} is kept; training goes on")
+            kept = f"{self._newest()} is kept; training goes on"
+            say(f"WARNING: step {step} could not be saved: {refusal.problem}. {kept}")
+
+    def _record_failure(self, step: int, refusal: Refusal, stall_s: float, **facts: Any) -> None:
+        if self._ranks.is_first:
+            seconds = round(stall_s, 3)
+            self._folder.record(
+                "save_failed", step=step, problem=refusal.problem, errno=refusal.name, seconds=seconds, **facts
+            )
 
     def _newest(self) -> str:
         return "no checkpoint" if self.saved_step is None else f"step-{self.saved_step}"
@@ -219,33 +258,33 @@ class Checkpointing:
             self._strategy.load_weights(self._folder.checkpoints_dir / f"step-{step}" / STATE_DIR)
         return is_whole
 
-    def _write(self, progress: Progress) -> str | None:
+    def _write(self, progress: Progress) -> Refusal | None:
         """Write a checkpoint, all ranks together; return why the disk refused, or None."""
         began = time.monotonic()
-        staging, problem = self._at_first(lambda: self._stage(progress.step))
+        staging, refusal = self._at_first(lambda: self._stage(progress.step))
         if staging is not None:
-            mine: str | None = None
+            mine: Refusal | None = None
             try:
                 sharded_state.write(staging / STATE_DIR, self._strategy.saved_state())
             except OSError as error:
-                mine = _disk_problem(error)
-            problem = next(filter(None, self._ranks.collect(mine or "")), None)
-            if problem is None:
-                _, problem = self._at_first(lambda: self._commit(staging, progress, began))
-        if problem is not None and self._ranks.is_first:
+                mine = Refusal.of(error)
+            refusal = next(filter(None, self._ranks.collect(mine)), None)
+            if refusal is None:
+                _, refusal = self._at_first(lambda: self._commit(staging, progress, began))
+        if refusal is not None and self._ranks.is_first:
             checkpoints.remove_staging(self._folder.checkpoints_dir)
-        return problem
+        return refusal
 
-    def _at_first(self, do: Callable[[], T]) -> tuple[T | None, str | None]:
+    def _at_first(self, do: Callable[[], T]) -> tuple[T | None, Refusal | None]:
         """Do something on rank 0; return its result and why the disk refused, on all ranks."""
         done: T | None = None
-        problem: str | None = None
+        refusal: Refusal | None = None
         if self._ranks.is_first:
             try:
                 done = do()
             except OSError as error:
-                problem = _disk_problem(error)
-        return self._ranks.from_first((done, problem))
+                refusal = Refusal.of(error)
+        return self._ranks.from_first((done, refusal))
 
     def _stage(self, step: int) -> Path:
         """Make the folder that all ranks write into; rank 0."""
@@ -321,7 +360,7 @@ class Checkpointing:
                 self._folder.checkpoints_dir, keep=self._keep, protect=protect, verified=self._verified
             )
         except OSError as error:
-            say(f"WARNING: old checkpoints could not be deleted: {_disk_problem(error)}")
+            say(f"WARNING: old checkpoints could not be deleted: {Refusal.of(error).problem}")
             return
         self._verified -= {each.path for each in deleted}
 
@@ -347,13 +386,6 @@ class Checkpointing:
     def _report_set_aside(self, checkpoint: Checkpoint, problem: str) -> None:
         self._folder.record("set_aside", checkpoint=checkpoint.path.name, problem=problem)
         say(f"WARNING: a damaged checkpoint was set aside as {checkpoint.path.name}: {problem}")
-
-
-def _disk_problem(error: OSError) -> str:
-    """Return why the disk refused; what is not the disk's fault is raised again."""
-    if error.errno not in DISK_ERRNOS and error.errno is not None:
-        raise error
-    return error.strerror or str(error)
 
 
 def _state_of(path: Path) -> dict[str, Any]:

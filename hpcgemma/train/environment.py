@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from hpcgemma.errors import HpcGemmaError
 
 if TYPE_CHECKING:
     import torch
+
+USUAL_NOTICE_S = 60.0
+"""Where it is not told how long ranks may save after a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,8 @@ class Environment:
     """The device demanded: auto, cpu or cuda."""
     interruption_every_h: float
     """Mean hours between interruptions that nothing announces, to be assumed before any were seen."""
+    notice_s: float = USUAL_NOTICE_S
+    """Seconds from a warning to the end of this process, in which the last save is tried again."""
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
@@ -59,6 +65,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         attempt=_whole_number(variables, "HPCGEMMA_ATTEMPT", 1),
         device=device,
         interruption_every_h=_interruption_every_h(variables),
+        notice_s=_notice_s(variables),
     )
 
 
@@ -137,6 +144,14 @@ def _interruption_every_h(variables: Mapping[str, str]) -> float:
         return max(float(variables["HPCGEMMA_INTERRUPTION_EVERY_H"]), 1e-3)
     except (KeyError, ValueError):
         return 24.0  # as in a profile that does not say
+
+
+def _notice_s(variables: Mapping[str, str]) -> float:
+    try:
+        seconds = float(variables["HPCGEMMA_NOTICE_S"])
+    except (KeyError, ValueError):
+        return USUAL_NOTICE_S
+    return max(seconds, 0.0) if math.isfinite(seconds) else USUAL_NOTICE_S
 
 
 def _whole_number(variables: Mapping[str, str], name: str, default: int) -> int:

@@ -248,7 +248,14 @@ class Trainer:
             return
         self._finite_loss()  # a broken state must not replace a sound one
         self.heartbeat.beat("saving")
-        self.checkpointing.save(self.progress, must_succeed=must_succeed)
+        if not must_succeed:
+            self.checkpointing.save(self.progress)
+            return
+        # Of the ranks' warnings the first counts; at the end of the training no time is used up yet.
+        used_s = self.ranks.highest(round(1000 * self.stop.age_s)) / 1000
+        self.checkpointing.save_at_last(
+            self.progress, try_for_s=self.environment.notice_s - used_s, on_refusal=self.heartbeat.beat
+        )
 
     def _finish(self) -> TrainingEnd:
         """Turn the best weights into the finished model."""

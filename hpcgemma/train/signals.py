@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import time
 from collections.abc import Mapping
 from types import FrameType
 
@@ -19,6 +20,12 @@ class StopRequest:
     def __init__(self) -> None:
         self._owner = os.getpid()
         self.signal_number = 0
+        self._received_at = 0.0
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the signal came; 0 where none did."""
+        return time.monotonic() - self._received_at if self.signal_number else 0.0
 
     def listen(self, numbers: set[signal.Signals]) -> None:
         """Take these signals from now on."""
@@ -27,6 +34,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._owner and not self.signal_number:
+            self._received_at = time.monotonic()
             self.signal_number = number
 
 

@@ -61,7 +61,7 @@ def main() -> None:
         for number in range(options.saves + 1):
             for asynchronous, checkpointing in ways.items():
                 began = time.perf_counter()
-                checkpointing.save(Progress(step=number + 1, samples=number + 1), must_succeed=False)
+                checkpointing.save(Progress(step=number + 1, samples=number + 1))
                 stall = time.perf_counter() - began
                 taken = [_step() for _ in range(STEPS_BETWEEN)]
                 began = time.perf_counter()

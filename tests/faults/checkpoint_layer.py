@@ -70,10 +70,17 @@ class Layer:
         """Load the newest sound checkpoint and return its step."""
         return self._checkpointing.resume(attempt).step
 
-    def save(self, step: int, *, must_succeed: bool = True) -> None:
-        """Save a step."""
+    def save(self, step: int) -> None:
+        """Save a step as in the middle of a training."""
+        self._checkpointing.save(self._reach(step))
+
+    def save_at_last(self, step: int) -> None:
+        """Save a step as before the end."""
+        self._checkpointing.save_at_last(self._reach(step), try_for_s=0.0, on_refusal=lambda: None)
+
+    def _reach(self, step: int) -> Progress:
         self.tensors.held = tensors_of(step)
-        self._checkpointing.save(Progress(step=step, samples=ROWS_A_STEP * step), must_succeed=must_succeed)
+        return Progress(step=step, samples=ROWS_A_STEP * step)
 
     def saved_step(self) -> int:
         """Return the newest step that is known to be saved."""

@@ -96,7 +96,7 @@ def _save_until_killed(path: Path, shared: mmap.mmap, asynchronous: bool) -> Non
             while True:
                 shared[:] = WORDS.pack(layer.saved_step(), done, took_s)
                 began = time.monotonic()
-                layer.save(step + 1, must_succeed=not asynchronous)
+                (layer.save if asynchronous else layer.save_at_last)(step + 1)
                 step, done, took_s = step + 1, done + 1, time.monotonic() - began
     except BaseException:  # noqa: BLE001 - no exception may reach what this process was forked from
         traceback.print_exc()

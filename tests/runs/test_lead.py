@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcgemma.runs.lead import SaveNeed, grace_caution, lead_of, save_need, warning_lead_s
+from hpcgemma.runs.lead import SaveNeed, grace_caution, lead_of, save_need, time_to_save_s, warning_lead_s
 
 EVENTS = [
     {"event": "submitted", "job_id": "7", "lead_s": 300},
@@ -76,3 +76,10 @@ def test_a_grace_shorter_than_a_save_and_a_step_is_said() -> None:
 def test_a_long_or_unknown_grace_is_not_warned_of(need_s: float | None, notice_s: int | None) -> None:
     need = None if need_s is None else SaveNeed(slowest_save_s=need_s, step_s=0.0)
     assert grace_caution(need, notice_s, whose="run x-1", where="partition 'spot'") is None
+
+
+@pytest.mark.parametrize(("lead_s", "to_save_s"), [(300, 285.0), (75, 60.0), (30, 15.0), (20, 10.0), (1, 0.5)])
+def test_the_supervisor_leaves_the_ranks_all_of_the_lead_but_what_it_needs_itself(
+    lead_s: int, to_save_s: float
+) -> None:
+    assert time_to_save_s(lead_s) == to_save_s

@@ -46,6 +46,18 @@ def test_a_running_job_says_what_it_does() -> None:
     assert status([SUBMITTED, STARTED], job("COMPLETING")) == (RunStatus.RUNNING, "its job is ending")
 
 
+def test_a_last_save_that_is_tried_again_is_said_until_it_is_done() -> None:
+    warned = {"event": "warned", "job_id": "7"}
+    refused = {"event": "save_failed", "step": 40, "problem": "Stale file handle", "tries": 2, "again_in_s": 2.0}
+    sentence = "saving; the disk refused 2 times (Stale file handle), and is tried again before the run stops"
+    for events in ([STARTED, warned, refused], [STARTED, refused, warned], [STARTED, refused]):
+        assert status([SUBMITTED, *events], job("RUNNING")) == (RunStatus.RUNNING, sentence)
+    for event in ({"event": "saved", "step": 40}, refused | {"tries": 3, "again_in_s": None}):
+        assert status([SUBMITTED, STARTED, warned, refused, event], job("RUNNING"))[1] == "warned; saving"
+    passed_over = {"event": "save_failed", "step": 20, "problem": "Stale file handle"}
+    assert status([SUBMITTED, STARTED, passed_over], job("RUNNING"))[1] == "training"
+
+
 def test_a_finished_run_is_completed_whatever_the_job_still_does() -> None:
     events = [SUBMITTED, STARTED, {"event": "finished", "step": 40}]
     for answer in (job("RUNNING"), job("COMPLETED"), SchedulerAnswer(), SchedulerAnswer(problem="down")):

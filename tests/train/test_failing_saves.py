@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faulty_disk import FaultyDisk, words_of
+from tests.scenario import wait_until
 from tests.train.forking import Forker
 from tests.train.launch import Run, assert_same
 
@@ -98,9 +100,10 @@ def test_every_save_that_the_disk_refuses_is_told_and_costs_nothing(
     assert_same(run, uninterrupted)
 
 
-def test_a_final_save_that_the_disk_refuses_ends_the_run_which_goes_on_when_it_can(
-    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path
+def test_a_final_save_that_the_disk_refuses_to_the_end_ends_the_run_which_goes_on_when_it_can(
+    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HPCGEMMA_NOTICE_S", "0.5")
     run = new_run(uninterrupted, tmp_path / "run", forker)
     for call, number, path in (
         ("write", errno.ENOSPC, staged(STEPS, "/state/shard-00002-*")),
@@ -113,6 +116,44 @@ def test_a_final_save_that_the_disk_refuses_ends_the_run_which_goes_on_when_it_c
         assert (outcome["outcome"], outcome["kind"]) == ("failed", "disk"), run.log()
         assert f"step {STEPS} could not be saved in {run.folder.checkpoints_dir}: " in outcome["sentence"]
         assert words_of(number) in outcome["sentence"]
+        assert "after one try" in outcome["sentence"]
         assert "hpcgemma resume" in outcome["hint"]
+    assert run.train(2)["outcome"] == "finished", run.log()
+    assert_same(run, uninterrupted)
+
+
+def wait_for_refusals(run: Run, count: int) -> None:
+    wait_until(f"{count} refusals", lambda: len(run.events("save_failed")) >= count)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["waited for", "beside the training"])
+def test_the_save_before_a_stop_is_tried_again_until_the_disk_takes_it(
+    uninterrupted: Run, disk: FaultyDisk, forker: Forker, tmp_path: Path, asynchronous: bool
+) -> None:
+    changes = {"checkpoint.asynchronous": asynchronous, "checkpoint.every_steps": 1000}
+    run = new_run(uninterrupted, tmp_path / "run", forker, **changes)
+    for call, number, path in (
+        ("write", errno.ESTALE, "*/.staging-*/state/shard-00002-*"),  # of rank 1, and rank 0 decides
+        ("mkdir", errno.ETIMEDOUT, "*/.staging-*"),
+        ("read", errno.EIO, "*/step-*/state/*"),  # what is read back
+    ):
+        before = len(run.events("save_failed"))
+        disk.refuse((call, number, path))
+        run.fork(2)
+        run.wait_for_step(0)
+        run.send(signal.SIGTERM, 0, 1)
+        wait_for_refusals(run, before + 2)
+        disk.heal()
+        run.wait()
+        outcome = run.outcome()
+        assert outcome["outcome"] == "stopped", run.log()
+        told = run.events("save_failed")[before:]
+        assert [event["tries"] for event in told] == list(range(1, len(told) + 1))
+        assert [event["again_in_s"] for event in told[:2]] == [1.0, 2.0]
+        assert words_of(number) in told[0]["problem"]
+        saved = run.events("saved")[-1]
+        assert saved["step"] == outcome["step"] == told[0]["step"]
+        assert saved["time"] > told[-1]["time"]
+        assert not list(run.folder.checkpoints_dir.glob(".staging-*"))
     assert run.train(2)["outcome"] == "finished", run.log()
     assert_same(run, uninterrupted)
