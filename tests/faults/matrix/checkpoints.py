@@ -13,6 +13,7 @@ from pathlib import Path
 from hpcgemma.checkpoints import find_checkpoints, latest_checkpoint
 from tests.faulty_disk import words_of
 from tests.scenario import Training, wait_until
+from tests.slurm.login import nodes_of
 from tests.small_disk import fill, small_disk
 
 from .lab import Lab
@@ -36,6 +37,33 @@ def refusing_disk(lab: Lab) -> Observation:
         disk.heal()
     seen = lab.completed(run, "each cost its own save, told in a sentence; the training went on", faults)
     assert len(run.events("started")) == 1
+    return seen
+
+
+def gone_at_the_last_save(lab: Lab) -> Observation:
+    """The file server is away for two tries of a preempted run's save, 15 steps after the last checkpoint."""
+    disk = lab.disk()
+    run = lab.submit("gone-server", profile=lab.profile("gone_server", env=disk.environment))
+    run.wait_for_step(35)
+    run.freeze()
+    fault = time.time()
+    disk.refuse(("write", errno.ESTALE, "*/.staging-*"), ("create", errno.ESTALE, "*/.staging-*"))
+    lab.cluster.urgent_job(nodes=nodes_of(lab.cluster, run.job_id), seconds=5)
+    refused = run.wait_for_event("save_failed", count=2)
+    run.freeze()
+    said = run.status()["sentence"]
+    disk.heal()
+    run.thaw()
+    assert (refused["errno"], refused["tries"], refused["again_in_s"]) == ("ESTALE", 2, 2.0)
+    assert (
+        said == f"saving; the disk refused 2 times ({words_of(errno.ESTALE)}), and is tried again before the run stops"
+    )
+    happened = "refused, tried again after 1 and 2 s, saved; went on in a successor"
+    seen = lab.completed(run, happened, [fault])
+    assert len(run.events("save_failed")) == 2
+    ended = run.events("ended")[0]
+    assert (ended["ending"], ended["cause"], ended["step"]) == ("stopped", "preempted", refused["step"])
+    assert run.events("resumed")[0]["step"] == ended["step"]
     return seen
 
 
