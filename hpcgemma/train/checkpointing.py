@@ -25,7 +25,7 @@ from hpcgemma.recipes.fingerprint import needs_a_new_run
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.runs.provenance import STATE_NAME, Provenance, changes_since, provenance_of
 from hpcgemma.train.background import BackgroundWrite, HostCopy
-from hpcgemma.train.failures import DiskError, OvertakenError
+from hpcgemma.train.failures import GONE_ERRNOS, GONE_HINT, DiskError, FileSystemGoneError, OvertakenError
 from hpcgemma.train.last_save import verdict
 from hpcgemma.train.metrics import say
 from hpcgemma.train.progress import Progress
@@ -154,6 +154,7 @@ class Checkpointing:
 
         Raises:
             DiskError: The disk refused to the end.
+            FileSystemGoneError: The file system was away to the end.
         """
         self.settle()
         step, began, longest_s = progress.step, time.monotonic(), 0.0
@@ -170,11 +171,13 @@ class Checkpointing:
             on_refusal()
             self._record_failure(step, refusal, now - tried, tries=tries, again_in_s=agreed.again_in_s)
             if agreed.again_in_s is None:
-                raise DiskError(
+                problem = (
                     f"step {step} could not be saved in {self._folder.checkpoints_dir}: {refusal.problem}; "
-                    f"{agreed.why}; {self._newest()} is the newest on the disk",
-                    "free space or raise the quota, then: hpcgemma resume RUN",
+                    f"{agreed.why}; {self._newest()} is the newest on the disk"
                 )
+                if refusal.number in GONE_ERRNOS:
+                    raise FileSystemGoneError(problem, GONE_HINT)
+                raise DiskError(problem, "free space or raise the quota, then: hpcgemma resume RUN")
             if self._ranks.is_first:
                 kept = f"{self._newest()} is kept; {agreed.why}"
                 say(f"WARNING: step {step} could not be saved: {refusal.problem}. {kept}")

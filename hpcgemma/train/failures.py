@@ -33,6 +33,8 @@ GONE_ERRNOS = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.ESHUTDOWN, errno.E
 ESHUTDOWN is seen of a Lustre server that has evicted its client, ENOTCONN of a FUSE mount whose process has died.
 """
 
+GONE_HINT = "if it happens again, tell the site which file system it was"
+
 DISK_ERRNOS = frozenset(
     {
         errno.ENOSPC,
@@ -56,6 +58,10 @@ class NonFiniteLossError(HpcGemmaError):
 
 class DiskError(HpcGemmaError):
     """What must be saved cannot be written."""
+
+
+class FileSystemGoneError(HpcGemmaError):
+    """What must be saved cannot be written now, but may well be in another attempt."""
 
 
 class SickNodeError(HpcGemmaError):
@@ -87,6 +93,7 @@ _KINDS: tuple[tuple[type[HpcGemmaError], FailureKind], ...] = (
     (SickNodeError, "sick_node"),
     (PeersLostError, "peer_lost"),
     (DiskError, "disk"),
+    (FileSystemGoneError, "file_system"),
 )
 
 
@@ -122,7 +129,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(
             kind="file_system",
             sentence=f"the file system lost a file that was open: {text}",
-            hint="if it happens again, tell the site which file system it was",
+            hint=GONE_HINT,
         )
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         text = f"cannot allocate memory: {text}"

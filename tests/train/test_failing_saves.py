@@ -105,19 +105,21 @@ def test_a_final_save_that_the_disk_refuses_to_the_end_ends_the_run_which_goes_o
 ) -> None:
     monkeypatch.setenv("HPCGEMMA_NOTICE_S", "0.5")
     run = new_run(uninterrupted, tmp_path / "run", forker)
-    for call, number, path in (
-        ("write", errno.ENOSPC, staged(STEPS, "/state/shard-00002-*")),
-        ("read", errno.EIO, f"*/step-{STEPS}/state/*"),  # what is read back
-        ("fsync", errno.EIO, "*/checkpoints"),  # after the rename: it is there, but may not outlive a crash
+    for call, number, path, kind, hint in (
+        ("write", errno.ESTALE, staged(STEPS, "/state/shard-00001-*"), "file_system", "tell the site"),
+        ("write", errno.ENOSPC, staged(STEPS, "/state/shard-00002-*"), "disk", "hpcgemma resume"),
+        ("read", errno.EIO, f"*/step-{STEPS}/state/*", "disk", "hpcgemma resume"),  # what is read back
+        # After the rename: it is there, but may not outlive a crash.
+        ("fsync", errno.EIO, "*/checkpoints", "disk", "hpcgemma resume"),
     ):
         disk.refuse((call, number, path))
         outcome = run.train(2)
         disk.heal()
-        assert (outcome["outcome"], outcome["kind"]) == ("failed", "disk"), run.log()
+        assert (outcome["outcome"], outcome["kind"]) == ("failed", kind), run.log()
         assert f"step {STEPS} could not be saved in {run.folder.checkpoints_dir}: " in outcome["sentence"]
         assert words_of(number) in outcome["sentence"]
         assert "after one try" in outcome["sentence"]
-        assert "hpcgemma resume" in outcome["hint"]
+        assert hint in outcome["hint"]
     assert run.train(2)["outcome"] == "finished", run.log()
     assert_same(run, uninterrupted)
 

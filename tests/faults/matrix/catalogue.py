@@ -62,6 +62,7 @@ SCENARIOS = (
     Scenario(13, "a warning in an evaluation", signals.while_evaluating),
     Scenario(14, "every flush takes a second", checkpoints.slow_disk),
     Scenario(14, "ESTALE in the save before a stop, twice", checkpoints.gone_at_the_last_save),
+    Scenario(14, "the same, for the whole notice", checkpoints.gone_for_the_whole_notice),
     Scenario(15, "slurmctld down at submit and status", scheduler.down_at_submit_and_status, quick=True),
     Scenario(15, "slurmctld down when the run is to go on", scheduler.down_at_continuation, quick=True),
     Scenario(16, "slurmctld hangs 14 and 60 s at submit", scheduler.hangs_at_submit),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcgemma.checkpoints import find_checkpoints, latest_checkpoint
-from tests.faulty_disk import words_of
+from tests.faulty_disk import FaultyDisk, words_of
 from tests.scenario import Training, wait_until
 from tests.slurm.login import nodes_of
 from tests.small_disk import fill, small_disk
@@ -42,13 +42,7 @@ def refusing_disk(lab: Lab) -> Observation:
 
 def gone_at_the_last_save(lab: Lab) -> Observation:
     """The file server is away for two tries of a preempted run's save, 15 steps after the last checkpoint."""
-    disk = lab.disk()
-    run = lab.submit("gone-server", profile=lab.profile("gone_server", env=disk.environment))
-    run.wait_for_step(35)
-    run.freeze()
-    fault = time.time()
-    disk.refuse(("write", errno.ESTALE, "*/.staging-*"), ("create", errno.ESTALE, "*/.staging-*"))
-    lab.cluster.urgent_job(nodes=nodes_of(lab.cluster, run.job_id), seconds=5)
+    disk, run, fault = _gone_when_preempted(lab, "gone-server")
     refused = run.wait_for_event("save_failed", count=2)
     run.freeze()
     said = run.status()["sentence"]
@@ -65,6 +59,28 @@ def gone_at_the_last_save(lab: Lab) -> Observation:
     assert (ended["ending"], ended["cause"], ended["step"]) == ("stopped", "preempted", refused["step"])
     assert run.events("resumed")[0]["step"] == ended["step"]
     return seen
+
+
+def gone_for_the_whole_notice(lab: Lab) -> Observation:
+    """The file server is away until no try fits in the notice any more."""
+    disk, run, fault = _gone_when_preempted(lab, "gone-long")
+    ended = run.wait_for_event("ended")
+    disk.heal()
+    assert ended["ending"] == "file_system"
+    assert [event["tries"] for event in run.events("save_failed")] == [1, 2, 3, 4]
+    return lab.completed(run, "given up after 4 tries in 7 s; relaunched from the checkpoint before", [fault], lost=30)
+
+
+def _gone_when_preempted(lab: Lab, name: str) -> tuple[FaultyDisk, Training, float]:
+    """Preempt a run whose checkpoints go to a file server that is gone from now on; return disk, run and moment."""
+    disk = lab.disk()
+    run = lab.submit(name, profile=lab.profile("gone_server", env=disk.environment))
+    run.wait_for_step(35)
+    run.freeze()
+    fault = time.time()
+    disk.refuse(("write", errno.ESTALE, "*/.staging-*"), ("create", errno.ESTALE, "*/.staging-*"))
+    lab.cluster.urgent_job(nodes=nodes_of(lab.cluster, run.job_id), seconds=5)
+    return disk, run, fault
 
 
 def full_disk(lab: Lab) -> Observation:
