@@ -115,6 +115,7 @@ MESSAGES = [
     "was killed by SIGBUS",
     "rank hangs",
     "the ranks hang",
+    "the preparation of the data hangs",
     "rank is slow: its part of a step takes",
     "rank is slow: reading the rows of a step takes",
     "a rank lost its peers",

@@ -154,6 +154,10 @@ class RunFolder:
     def supervisor_log(self, attempt: int) -> Path:
         return self.attempt_dir(attempt) / "supervisor.log"
 
+    def prepare_log(self, attempt: int) -> Path:
+        """What the process that prepares the data wrote."""
+        return self.attempt_dir(attempt) / "prepare.log"
+
     def srun_log(self, attempt: int) -> Path:
         """What srun itself wrote; absent where there is no Slurm."""
         return self.attempt_dir(attempt) / "srun.log"
@@ -168,6 +172,11 @@ class RunFolder:
 
     def heartbeat_file(self, rank: int) -> Path:
         return self.heartbeat_dir / str(rank)
+
+    @property
+    def prepare_heartbeat_file(self) -> Path:
+        """The sign of life of the process that prepares the data."""
+        return self.heartbeat_dir / "prepare"
 
     def record(self, event: EventName, **facts: Any) -> None:
         """Append one event with the present time (seconds since 1970, UTC).

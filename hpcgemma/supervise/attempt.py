@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from hpcgemma.runs.lead import time_to_save_s
 from hpcgemma.supervise import launchers
 from hpcgemma.supervise.allocation import Allocation, free_port, rank_threads
 from hpcgemma.supervise.blame import met_faults
-from hpcgemma.supervise.endings import Ending, classify, hang_ending, save_problem, sick_ending
+from hpcgemma.supervise.endings import Ending, classify, hang_ending, preparation_hang_ending, save_problem, sick_ending
 from hpcgemma.supervise.hang import Hang
 from hpcgemma.supervise.health import Health, HealthCheck
 from hpcgemma.supervise.launchers import RankExit, RankGroup
+from hpcgemma.supervise.preparation import Preparation
 from hpcgemma.supervise.rank_watch import RankWatch
 from hpcgemma.supervise.signals import WarningFlags
 
@@ -118,22 +118,27 @@ class Attempt:
     def _make_ready(self, environment: Mapping[str, str]) -> Ending | None:
         """Look at the nodes and tokenize, both at once, before any rank exists; None when the ranks may start."""
         check = HealthCheck(self.plan, self.folder, self.number, self.allocation, environment)
-        process = launchers.prepare(self.folder, self.number, environment)
+        preparation = Preparation(self.plan, self.folder, self.number, environment)
         health: Health | None = None
         try:
-            while self.flags.warned is None and (process.poll() is None or health is None):
+            while self.flags.warned is None and (preparation.poll() is None or health is None):
                 if health is None and check.is_over:
                     health = self._note_health(check)
                     if health.faults:
                         return sick_ending(health.faults)
+                if (hang := preparation.look()) is not None:
+                    preparation.write_stacks()
+                    return preparation_hang_ending(hang, self.folder.prepare_log(self.number))
                 self._on_watch()
                 time.sleep(POLL_S)
         finally:
             check.end()
-            _end(process)
-        code = process.returncode
+            preparation.end()
+        code = preparation.poll()
         if code == 0:
             return None
+        if code is None:  # the kernel holds it
+            code = -signal.SIGKILL
         exit_ = RankExit(None, code, None) if code >= 0 else RankExit(None, None, -code)
         return classify([exit_], self._outcome(), warned=self.flags.warned is not None)
 
@@ -206,14 +211,3 @@ def _end_of(log: Path) -> str:
             return file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

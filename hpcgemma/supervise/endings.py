@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from hpcgemma.runs.failure_signs import SICK_NODE_HINT, line_of, sign_in
@@ -216,6 +217,21 @@ def hang_ending(hang: Hang) -> Ending:
         "a step takes so long: --set watch.training_s=600",
         step=hang.step,
         rank=hang.behind,
+    )
+
+
+def preparation_hang_ending(hang: Hang, log: Path) -> Ending:
+    """Return the ending of an attempt whose ranks were not started, because the preparation of the data hung.
+
+    Args:
+        hang: For how long it was silent.
+        log: Of the process that prepares, which ends with its stacks.
+    """
+    return Ending(
+        kind=EndingKind.HUNG,
+        sentence=f"the preparation of the data hangs: no sign of life for {hang.silent_s:.0f} s",
+        hint=f"{log} ends with its stacks; mostly the file system of the data, the tokenizer or the run does not "
+        "answer. Where it is only slow: --set watch.elsewhere_s=7200",
     )
 
 

@@ -18,6 +18,9 @@ _STEPS_KEPT = 1000
 _LONGEST_GAP_S = 10.0
 """A watcher that did not look for longer was stopped itself, perhaps with the ranks: that time does not count."""
 
+_LOOKS_PER_LIMIT = 20
+_LONGEST_BETWEEN_LOOKS_S = 5.0
+
 STARTING = "starting"
 
 
@@ -137,6 +140,16 @@ class HangWatch:
             silent_s=silent_s,
             behind=first if not others or steps[first] < min(others) else None,
         )
+
+
+def between_looks_s(*limits_s: float | None) -> float:
+    """Return the seconds between two looks at files: seldom enough to cost a file system nothing.
+
+    Args:
+        limits_s: How long silence is allowed; None: for ever.
+    """
+    known = [limit_s for limit_s in limits_s if limit_s is not None]
+    return min([_LONGEST_BETWEEN_LOOKS_S, *(limit_s / _LOOKS_PER_LIMIT for limit_s in known)])
 
 
 def percentile_99(times: deque[float]) -> float:

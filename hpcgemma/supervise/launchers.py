@@ -249,7 +249,7 @@ def start_ranks(
 
 def prepare(folder: RunFolder, attempt: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the one process that tokenizes the data before any rank exists."""
-    with (folder.attempt_dir(attempt) / "prepare.log").open("ab") as log:
+    with folder.prepare_log(attempt).open("ab") as log:
         return subprocess.Popen(
             [*snapshot.start_command(snapshot.PACKAGE, "hpcgemma.train.prepare"), str(folder.path)],
             env={**environment, "RANK": "0", "WORLD_SIZE": "1"},

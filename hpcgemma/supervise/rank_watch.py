@@ -10,13 +10,11 @@ from pathlib import Path
 from hpcgemma.plan import Plan
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.supervise import stacks
-from hpcgemma.supervise.hang import Beat, Hang, HangWatch
+from hpcgemma.supervise.hang import Beat, Hang, HangWatch, between_looks_s
 from hpcgemma.supervise.launchers import RankGroup
 from hpcgemma.supervise.straggler import Straggler, StragglerWatch
 
-_LOOKS_PER_LIMIT = 20
-_LONGEST_BETWEEN_LOOKS_S = 5.0
-_STACKS_WAIT_S = 4.0
+STACKS_WAIT_S = 4.0
 """For stacks. A stopped process never writes one."""
 _BETWEEN_READS_S = 0.2
 
@@ -39,8 +37,7 @@ class RankWatch:
         self._slow_rows = StragglerWatch("reading the rows of a step")
         self.stragglers: list[Straggler] = []
         """Ranks that the last look found to be slow."""
-        limits = [limit for limit in (plan.silent_training_s, plan.silent_elsewhere_s) if limit is not None]
-        self._between_looks_s = min([_LONGEST_BETWEEN_LOOKS_S, *(limit / _LOOKS_PER_LIMIT for limit in limits)])
+        self._between_looks_s = between_looks_s(plan.silent_training_s, plan.silent_elsewhere_s)
         self._next_look = 0.0
 
     def look(self) -> Hang | None:
@@ -67,13 +64,13 @@ class RankWatch:
         logs = [self._folder.rank_log(self._attempt, rank) for rank in range(self._world_size)]
         ends = [log.stat().st_size if log.exists() else 0 for log in logs]
         ranks.dump_stacks()
-        deadline = time.monotonic() + _STACKS_WAIT_S
+        deadline = time.monotonic() + STACKS_WAIT_S
         answers: dict[int, str] = {}
         while True:
             time.sleep(_BETWEEN_READS_S)
             before, answers = answers, {}
             for rank, (log, end) in enumerate(zip(logs, ends, strict=True)):
-                answers[rank] = _text_from(log, end)
+                answers[rank] = text_from(log, end)
             whole = answers == before and all(map(stacks.has_stack, answers.values()))
             if whole or time.monotonic() > deadline:
                 break
@@ -103,7 +100,8 @@ class RankWatch:
         return True
 
 
-def _text_from(log: Path, start: int) -> str:
+def text_from(log: Path, start: int) -> str:
+    """Return what a log holds from a byte on; empty where it cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(start)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,17 @@ from hpcgemma.train.data.tokenizer import copy_tokenizer, train_tokenizer
 from hpcgemma.train.data.turn_format import turn_format
 from hpcgemma.train.data.unwinding import unwinds_at_sigterm
 from hpcgemma.train.failures import DataError, attempt_number, failure_of, write_failure
+from hpcgemma.train.heartbeat import Heartbeat
 from hpcgemma.train.runfile import allowed_changes, read_run
+from hpcgemma.train.signals import stacks_signals, write_stacks_on
 
 
-def prepare(folder: RunFolder) -> dict[str, Any]:
+def prepare(folder: RunFolder, heartbeat: Heartbeat | None = None) -> dict[str, Any]:
     """Make the prepared folder of a run, unless it is there for the same data and settings.
+
+    Args:
+        folder: The run folder.
+        heartbeat: This process's sign of life, while it only waits.
 
     Returns:
         Its summary.
@@ -92,7 +98,8 @@ def prepare(folder: RunFolder) -> dict[str, Any]:
         outdated = folder.path / f".preparing-outdated-{os.getpid()}"
         folder.prepared_dir.rename(outdated)
         shutil.rmtree(outdated)
-    shared = prepare_shared(folder.path.parent, recipe, fingerprint, report_to=folder.path)
+    on_wait = (lambda: heartbeat.beat("waiting")) if heartbeat else (lambda: None)
+    shared = prepare_shared(folder.path.parent, recipe, fingerprint, report_to=folder.path, on_wait=on_wait)
     staging = folder.path / f".preparing-{os.getpid()}"
     cache.link_tree(shared, staging)
     staging.rename(folder.prepared_dir)
@@ -108,7 +115,14 @@ def _changes(before: dict[str, Any], settings: dict[str, Any], fingerprint: str,
     return "; ".join(fields) or f"{names}: {before['fingerprint'][:12]} -> {fingerprint[:12]}"
 
 
-def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_to: Path | None = None) -> Path:
+def prepare_shared(
+    runs_dir: Path,
+    recipe: Recipe,
+    fingerprint: str,
+    *,
+    report_to: Path | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Path:
     """Return the folder of a recipe's prepared data in the cache of a runs folder; make it where it is missing.
 
     Args:
@@ -116,6 +130,7 @@ def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_t
         recipe: What is prepared.
         fingerprint: Hash of data and settings.
         report_to: Folder for the report on bad rows, where they are too many.
+        on_wait: Called again and again while another job prepares the same data.
     """
     with tempfile.TemporaryDirectory(prefix="hpcgemma-") as scratch:
         sources = open_sources(recipe)
@@ -143,6 +158,7 @@ def prepare_shared(runs_dir: Path, recipe: Recipe, fingerprint: str, *, report_t
             build,
             lambda folder: present_summary(folder) is not None,
             lambda sentence: print(sentence, file=sys.stderr, flush=True),
+            on_wait,
         )
 
 
@@ -269,9 +285,12 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m hpcgemma.train.prepare RUN_FOLDER", file=sys.stderr)
         return 2
     folder = RunFolder(Path(arguments[0]).resolve())
+    write_stacks_on(stacks_signals(os.environ))
+    heartbeat = Heartbeat(folder.prepare_heartbeat_file)
+    heartbeat.beat("preparing")
     try:
         with unwinds_at_sigterm():
-            summary = prepare(folder)
+            summary = prepare(folder, heartbeat)
     except Exception as error:  # noqa: BLE001 - whatever ends this process must reach the supervisor
         failure = failure_of(error)
         if not failure.is_expected:

@@ -38,8 +38,8 @@ class WatchSpec(Section):
     """Seconds without a step after which ranks that train are taken to hang; five times the 99th percentile of a step's
     time where that is longer, and at least 300 s where steps are compiled. null or 0: never."""
     elsewhere_s: float | None = Field(1800.0, ge=0)
-    """The same in any other phase, such as loading, compiling, evaluating or saving, and up to the first steps. null or
-    0: never."""
+    """The same in any other phase, such as loading, compiling, evaluating or saving, up to the first steps, and while
+    the data are prepared. null or 0: never."""
 
 
 class StrategySpec(Section):

@@ -34,7 +34,12 @@ UNUSED_DAYS = 30
 
 
 def obtain(
-    cache: Path, key: str, build: Callable[[Path], None], is_whole: Callable[[Path], bool], say: Callable[[str], None]
+    cache: Path,
+    key: str,
+    build: Callable[[Path], None],
+    is_whole: Callable[[Path], bool],
+    say: Callable[[str], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Path:
     """Return the cache's folder of a key; where it is missing, build it, or wait for who is building it.
 
@@ -44,6 +49,7 @@ def obtain(
         build: Fills an empty folder.
         is_whole: Whether a folder of the cache is complete.
         say: Told why this waits.
+        on_wait: Called again and again while it does.
     """
     with contextlib.suppress(FileExistsError):
         files.make_private_dir(cache)
@@ -58,6 +64,7 @@ def obtain(
         if not waited:
             say(f"waiting for another job that prepares the same data ({_holder(lock)})")
             waited = True
+        on_wait()
         time.sleep(0.5)
     with contextlib.suppress(OSError):
         os.utime(target)

@@ -35,6 +35,7 @@ from hpcgemma.train.data.selection import RowIndex, Selection, select_rows
 from hpcgemma.train.data.token_rows import TokenWriter
 from hpcgemma.train.data.tokenizing import RowTokenizer, SourceFile, Tokenized
 from hpcgemma.train.data.turn_format import turn_format
+from hpcgemma.train.signals import stacks_signals, write_stacks_on
 
 INDEX_NAME = "index.bin"
 CANDIDATES_NAME = "candidates.tsv"
@@ -107,6 +108,7 @@ def _row_tokenizer(
 
 def _start_worker(parent: int, *arguments: Any) -> None:
     global _tokenizer
+    write_stacks_on(stacks_signals(os.environ))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     # A worker must not outlive a parent that was killed, as Slurm does.

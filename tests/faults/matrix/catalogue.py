@@ -76,6 +76,7 @@ SCENARIOS = (
     Scenario(19, "one run submitted by two terminals at once", owners.submitted_twice),
     Scenario(20, "the loss is not finite", owners.loss_not_finite),
     Scenario(21, "a rank hangs", processes.rank_hangs, quick=True),
+    Scenario(21, "the preparation of the data hangs", processes.preparation_hangs),
     Scenario(22, "a rank is slow", processes.rank_slow),
     Scenario(23, "a node has lost its GPU", nodes.gpu_lost, quick=True),
     Scenario(24, "2, then 1, then 2 ranks", owners.other_world_size),

@@ -129,6 +129,25 @@ def rank_hangs(lab: Lab) -> Observation:
     return seen
 
 
+def preparation_hangs(lab: Lab) -> Observation:
+    """A read of the prepared data is never answered, until the attempt has ended."""
+    disk = lab.disk()
+    disk.delay(3600, ("read", "*/.prepared/*"))
+    profile = lab.profile("silent_server", env=disk.environment)
+    run = lab.submit("preparation-hangs", "--set", "watch.elsewhere_s=15", profile=profile)
+    fault = run.wait_for_event("began")["time"]
+    ended = run.wait_for_event("ended")
+    disk.heal()
+    assert (ended["ending"], ended["rank"]) == ("hung", None)
+    assert ended["sentence"].startswith("the preparation of the data hangs: no sign of life for ")
+    assert "in present_summary" in (run.folder / "attempts" / "1" / "prepare.log").read_text()
+    happened = "found after 15 s of silence (default 1800 s), its stacks written, ended, started again"
+    seen = lab.completed(run, happened, [fault])
+    assert run_ids(run, "began") == [run.job_id, run.job_id]
+    assert len(run.events("started")) == 1
+    return seen
+
+
 def rank_slow(lab: Lab) -> Observation:
     """Rank 1 is stopped three quarters of the time."""
     run = lab.submit("rank-slow", "--set", "training.max_steps=5000", "--set", "training.epochs=1000")
