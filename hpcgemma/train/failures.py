@@ -108,13 +108,16 @@ class Failure:
     """False for a bug, whose traceback is wanted."""
     rank: int | None = None
     """The rank that failed, where it is another than the one that says so."""
+    is_of_all: bool = False
+    """Whether all ranks failed, and which first is not known: no node is to be blamed for it."""
 
 
 def failure_of(error: BaseException) -> Failure:
     """Return what kind of failure an exception is."""
     if isinstance(error, HpcGemmaError):
         rank = error.rank if isinstance(error, SickNodeError) else None
-        return Failure(kind=_kind_of(error), sentence=error.problem, hint=error.hint, rank=rank)
+        is_of_all = isinstance(error, FileSystemGoneError)
+        return Failure(kind=_kind_of(error), sentence=error.problem, hint=error.hint, rank=rank, is_of_all=is_of_all)
     names = {cls.__name__ for cls in type(error).__mro__}  # by name: torch may not have been imported yet
     text = f"{error}"
     first = text.splitlines()[0] if text else type(error).__name__
@@ -188,7 +191,7 @@ def write_failure(folder: RunFolder, attempt: int, failure: Failure, *, rank: in
             "kind": failure.kind,
             "sentence": failure.sentence,
             "hint": failure.hint,
-            "rank": rank if failure.rank is None else failure.rank,
+            "rank": None if failure.is_of_all else rank if failure.rank is None else failure.rank,
             "step": step,
         },
     )

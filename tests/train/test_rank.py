@@ -16,7 +16,7 @@ import torch
 from hpcgemma.errors import HpcGemmaError, InputError
 from hpcgemma.runs.folder import RunFolder
 from hpcgemma.train.environment import choose_device, read_environment
-from hpcgemma.train.failures import Failure, NonFiniteLossError, failure_of, write_failure
+from hpcgemma.train.failures import Failure, FileSystemGoneError, NonFiniteLossError, failure_of, write_failure
 from hpcgemma.train.heartbeat import Heartbeat
 from hpcgemma.train.signals import StopRequest, stacks_signals, stop_signals
 
@@ -112,10 +112,11 @@ def test_the_first_of_several_signals_counts_and_forked_workers_ignore_them() ->
             os.kill(os.getpid(), signal.SIGUSR1)
             os._exit(stop.signal_number)
         assert os.waitpid(child, 0)[1] == 0
-        assert stop.signal_number == 0
+        assert (stop.signal_number, stop.age_s) == (0, 0.0)
         os.kill(os.getpid(), signal.SIGUSR2)
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop.signal_number == signal.SIGUSR2
+        assert 0 < stop.age_s < 60
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
@@ -166,6 +167,13 @@ def test_the_cause_is_written_over_a_lost_peer_and_never_the_other_way(tmp_path:
         "rank": 1,
         "step": 9,
     }
+
+
+def test_of_a_save_that_found_no_file_system_no_rank_is_to_blame(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_failure(folder, 1, failure_of(FileSystemGoneError("step 9 could not be saved", "ask")), rank=1, step=9)
+    outcome = json.loads(folder.outcome_file(1).read_text())
+    assert (outcome["kind"], outcome["rank"], outcome["step"]) == ("file_system", None, 9)
 
 
 def test_a_heartbeat_is_written_at_each_change_of_phase_and_else_once_a_second(tmp_path: Path) -> None:
