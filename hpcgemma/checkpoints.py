@@ -29,6 +29,7 @@ MANIFEST_NAME = "manifest.json"
 
 _STEP_NAME = re.compile(r"step-(\d+)")
 _STAGING_PREFIX = ".staging-"
+_BAD_PREFIX = "bad-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ def latest_checkpoint(directory: Path, set_aside: SetAside | None = None) -> Che
 
 def put_aside(checkpoint: Checkpoint) -> Checkpoint:
     """Rename a damaged checkpoint so that nobody takes it for a good one, and return it under its new name."""
-    base = f"bad-{checkpoint.path.name}"
+    base = f"{_BAD_PREFIX}{checkpoint.path.name}"
     names = [base, *(f"{base}-{count}" for count in range(2, 1000))]
     target = next(path for path in map(checkpoint.path.with_name, names) if not path.exists())
     checkpoint.path.rename(target)
@@ -152,7 +153,8 @@ def commit(
 ) -> Checkpoint:
     """Turn a staged folder into the checkpoint of a step: flush, describe, rename, read back.
 
-    A folder that already has the name of this step is put aside.
+    A folder that already has the name of this step is put aside. So is what does not read back, unless one of this step
+    is there to look at already: then it is left as it was staged, to be removed.
 
     Args:
         staging: What ``stage`` returned, its files written.
@@ -192,7 +194,10 @@ def commit(
     checkpoint = _read(target, step)
     problems = verify(checkpoint)
     if problems:
-        put_aside(checkpoint)
+        if target.with_name(f"{_BAD_PREFIX}{target.name}").exists():
+            target.rename(staging)  # one is enough to look at, and a save that is tried again would leave many
+        else:
+            put_aside(checkpoint)
         raise OSError(f"{target} does not read back as it was written: {'; '.join(problems)}")
     return checkpoint
 

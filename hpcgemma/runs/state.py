@@ -238,7 +238,7 @@ def _running(recent: Events) -> str:
 
 def _saving_again(recent: Events) -> str:
     """Return that the last save is being tried again, and why; empty where it is not."""
-    saves = [event for event in recent if event.get("event") in ("started", "saved", "save_failed", "ended")]
+    saves = [event for event in recent if event.get("event") in ("began", "saved", "save_failed", "ended")]
     last = saves[-1] if saves else {}
     if last.get("event") != "save_failed" or last.get("again_in_s") is None:
         return ""

@@ -177,7 +177,7 @@ class Checkpointing:
                 )
                 if refusal.number in GONE_ERRNOS:
                     raise FileSystemGoneError(problem, GONE_HINT)
-                raise DiskError(problem, "free space or raise the quota, then: hpcgemma resume RUN")
+                raise DiskError(problem, "mend it (space, quota, permissions), then: hpcgemma resume RUN")
             if self._ranks.is_first:
                 kept = f"{self._newest()} is kept; {agreed.why}"
                 say(f"WARNING: step {step} could not be saved: {refusal.problem}. {kept}")

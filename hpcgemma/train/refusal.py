@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from hpcgemma.train.failures import DISK_ERRNOS
 
+REFUSAL_ERRNOS = DISK_ERRNOS | {errno.EAGAIN, errno.EACCES, errno.EPERM}
+"""The disk's fault in a save. Elsewhere the last three have other causes, as EAGAIN of too many processes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -24,7 +27,7 @@ class Refusal:
         Raises:
             OSError: The error itself, where it is not the disk's fault.
         """
-        if error.errno is not None and error.errno not in DISK_ERRNOS | {errno.EAGAIN}:
+        if error.errno is not None and error.errno not in REFUSAL_ERRNOS:
             raise error
         return cls(error.errno, error.strerror or str(error))
 

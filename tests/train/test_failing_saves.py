@@ -21,6 +21,8 @@ FAULTS = [
     ("mkdir", errno.EDQUOT, "/state"),
     ("create", errno.EROFS, "/state/shard-00001-*"),
     ("create", errno.EDQUOT, "/state/shard-00002-*"),
+    ("create", errno.EACCES, "/state/shard-00002-*"),
+    ("create", errno.EAGAIN, "/state/shard-00001-*"),
     ("write", errno.ENOSPC, "/state/shard-00001-*"),
     ("write", errno.EDQUOT, "/state/shard-00002-*"),
     ("write", errno.EIO, "/state/shard-00002-*"),
@@ -157,5 +159,7 @@ def test_the_save_before_a_stop_is_tried_again_until_the_disk_takes_it(
         assert saved["step"] == outcome["step"] == told[0]["step"]
         assert saved["time"] > told[-1]["time"]
         assert not list(run.folder.checkpoints_dir.glob(".staging-*"))
+        set_aside = list(run.folder.checkpoints_dir.glob(f"bad-step-{outcome['step']}*"))
+        assert len(set_aside) == (call == "read")  # of two that did not read back, one is kept to be looked at
     assert run.train(2)["outcome"] == "finished", run.log()
     assert_same(run, uninterrupted)

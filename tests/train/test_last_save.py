@@ -7,9 +7,8 @@ import errno
 import pytest
 
 from hpcgemma.train.environment import USUAL_NOTICE_S, read_environment
-from hpcgemma.train.failures import DISK_ERRNOS
 from hpcgemma.train.last_save import PASSING_ERRNOS, verdict
-from hpcgemma.train.refusal import Refusal
+from hpcgemma.train.refusal import REFUSAL_ERRNOS, Refusal
 
 
 def refusal(number: int | None) -> Refusal:
@@ -62,7 +61,7 @@ def test_why_there_is_no_other_try_is_said() -> None:
     )
 
 
-@pytest.mark.parametrize("number", sorted(DISK_ERRNOS | PASSING_ERRNOS))
+@pytest.mark.parametrize("number", sorted(REFUSAL_ERRNOS | PASSING_ERRNOS))
 def test_an_error_of_the_disk_is_a_refusal_with_its_name_and_words(number: int) -> None:
     refused = Refusal.of(OSError(number, "as the disk says"))
     assert (refused.number, refused.name, refused.problem) == (number, errno.errorcode[number], "as the disk says")
