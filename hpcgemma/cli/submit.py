@@ -96,8 +96,11 @@ def submit(
     exclusion = exclusion_for(plan, client)
     notes += exclusion.notes
     if dry_run:
+        if plan.scheduler == "slurm":
+            plan, choice, cautions = chain.going_on(plan, profile, SlurmClient())  # a preview need not wait for Slurm
+            notes += cautions
         script = submission.preview(plan, folder_of_runs / plan.run_name, exclusion.nodes)
-        show_preview(plan, script, findings, notes, data, as_json=as_json)
+        show_preview(plan, script, findings, notes, data, choice, as_json=as_json)
         if links:
             console.say(f"{links} jobs of this script would be queued, each to start when all before it have ended")
         return 0
@@ -151,6 +154,7 @@ def show_preview(
     findings: Sequence[Finding],
     notes: Sequence[Finding],
     data: Sequence[str],
+    choice: Choice | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -165,6 +169,8 @@ def show_preview(
                 "name": plan.run_name,
                 "strategy": plan.strategy,
                 "strategy_reason": plan.strategy_reason,
+                "continue_by": plan.continue_by,
+                "continue_reason": choice.reason if choice else None,
                 "data": list(data),
                 "warnings": [dataclasses.asdict(finding) for finding in findings],
                 "notes": [dataclasses.asdict(note) for note in notes],
@@ -178,6 +184,8 @@ def show_preview(
     console.say(f"strategy {plan.strategy}: {plan.strategy_reason}")
     for line in data:
         console.say(line)
+    if choice is not None:
+        console.say(f"goes on by {plan.continue_by}: {choice.reason}")
     console.result(script)
 
 

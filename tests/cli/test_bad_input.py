@@ -211,7 +211,10 @@ def test_a_dry_run_tells_scripts_the_strategy_and_what_would_be_refused(tmp_path
     )
     said = json.loads(done.stdout)
     assert done.stderr == ""
-    assert list(said) == ["name", "strategy", "strategy_reason", "data", "warnings", "notes", "script"]
+    assert list(said) == [
+        *("name", "strategy", "strategy_reason", "continue_by", "continue_reason"),
+        *("data", "warnings", "notes", "script"),
+    ]
     assert (said["name"], said["strategy"]) == ("r", "ddp")
     assert "takes 28.9 GiB of a GPU's 63.4 GiB" in said["strategy_reason"]
     assert "data/train.jsonl finds no data file" in said["warnings"][0]["problem"]

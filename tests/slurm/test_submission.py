@@ -51,6 +51,11 @@ def test_sbatch_accepts_exactly_what_a_dry_run_prints(
     assert "to start at" in tested.stderr
 
 
+def test_a_dry_run_says_how_the_run_would_go_on_here(login: LoginNode) -> None:
+    said = login.call("submit", "--dry-run", "--profile", SUCCESSOR, "--recipe", str(RECIPE)).stderr
+    assert "goes on by successor: it starts a second after its nodes are free; a requeued job waits" in said
+
+
 @pytest.mark.parametrize("name", ["a b", "it's", "a;touch pwned", "$(touch pwned)", "`touch pwned`", "#x"])
 def test_a_hostile_folder_reaches_slurm_as_it_is_and_runs_nothing(
     login: LoginNode, slurm_cluster: SlurmCluster, tmp_path: Path, name: str, blocked: None
