@@ -83,10 +83,11 @@ def write_page(report: Report, target: Path) -> None:
     Raises:
         InputError: There is a file that is no report, or none can be written there.
     """
+    content = html(report).encode("utf-8")
     try:
         if target.exists() and not _is_page(target):
             raise InputError(f"{target} exists and is no report of hpcgemma", "choose another file with --to")
-        files.write_bytes_atomically(target, html(report).encode("utf-8"), mode=_FILE_MODE)
+        files.write_bytes_atomically(target, content, mode=_FILE_MODE)
     except OSError as error:
         raise InputError(
             f"the report cannot be written to {target}: {os.strerror(error.errno or 0)}",

@@ -12,7 +12,7 @@ from hpcgemma.slurm.site import PreemptMode, preempt_mode_of, preempts_within
 from hpcgemma.slurm.values import duration_s
 
 USUAL_QOS = "normal"
-"""What a job gets that asks for none, where its association has no default (src/common/assoc_mgr.c)."""
+"""What a job gets that asks for none, where its association has no default (seen on 22.05)."""
 
 _QOS_FIELDS = ("Name", "PreemptMode", "GraceTime", "Preempt", "PreemptExemptTime")
 _ASSOCIATION_FIELDS = ("DefaultAccount", "Cluster", "Account", "Partition", "DefaultQOS", "QOS")
@@ -73,7 +73,7 @@ def default_qos(associations: Sequence[Mapping[str, str]], *, cluster: str, acco
     """Return the QOS of a job that asks for none, as slurmctld chooses it.
 
     The default of its association; else the only one allowed there; else ``normal``. An association with the job's
-    partition goes before one without. Source: assoc_mgr_get_default_qos_info in src/common/assoc_mgr.c, 22.05.
+    partition goes before one without. Seen on 22.05: the association's default, and ``normal``; the rest was not tried.
 
     Args:
         associations: The user's, as ``parse_associations`` returns them.
